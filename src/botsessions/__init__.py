@@ -1,0 +1,163 @@
+"""Durable, atomic sessions for chat bots: four verbs, exact types, any backend.
+
+    import botsessions as bs
+
+    async with bs.open_store("sqlite:///sessions.db") as store:
+        key = bs.chat_user_key(update)
+        await store.update(key, lambda s: {**s, "seen": s.get("seen", 0) + 1})
+
+All public names are here. The rooms below, each importing only what is under it: cli ·
+open · store and backends · engine · backend (the contract) and codec · derive · keys,
+origin, record · errors. Names are loaded at first use, so that importing this package
+loads no driver and costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from botsessions.backend import (
+        Backend,
+        Page,
+        SupportsListing,
+        SupportsSweeping,
+    )
+    from botsessions.backends.memory import MemoryBackend
+    from botsessions.backends.sqlite import SQLiteBackend
+    from botsessions.codec import Codec
+    from botsessions.derive import (
+        chat_key,
+        chat_user_key,
+        topic_key,
+        topic_user_key,
+        user_key,
+    )
+    from botsessions.errors import (
+        BackendError,
+        BackendUnavailableError,
+        CodecError,
+        ConflictError,
+        CorruptRecordError,
+        InvalidKeyError,
+        InvalidSessionError,
+        InvalidUpdateDocumentError,
+        InvalidUpdateError,
+        LockLostError,
+        LockTimeoutError,
+        MissingChatId,
+        MissingDependencyError,
+        MissingKeyPart,
+        MissingUserId,
+        OutcomeUnknownError,
+        OverloadedError,
+        SessionError,
+        SessionTooLargeError,
+        StoreClosedError,
+        UnsupportedValueError,
+    )
+    from botsessions.keys import SessionKey
+    from botsessions.open import open_store
+    from botsessions.origin import Origin, origin
+    from botsessions.record import Loaded, Record, Version, Write
+    from botsessions.store import SessionStore
+
+__version__ = "0.1.0"
+
+# Where each public name lives. A test holds this to the imports above.
+_HOMES = {
+    "backend": ("Backend", "Page", "SupportsListing", "SupportsSweeping"),
+    "backends.memory": ("MemoryBackend",),
+    "backends.sqlite": ("SQLiteBackend",),
+    "codec": ("Codec",),
+    "derive": ("chat_key", "chat_user_key", "topic_key", "topic_user_key", "user_key"),
+    "errors": (
+        "BackendError",
+        "BackendUnavailableError",
+        "CodecError",
+        "ConflictError",
+        "CorruptRecordError",
+        "InvalidKeyError",
+        "InvalidSessionError",
+        "InvalidUpdateDocumentError",
+        "InvalidUpdateError",
+        "LockLostError",
+        "LockTimeoutError",
+        "MissingChatId",
+        "MissingDependencyError",
+        "MissingKeyPart",
+        "MissingUserId",
+        "OutcomeUnknownError",
+        "OverloadedError",
+        "SessionError",
+        "SessionTooLargeError",
+        "StoreClosedError",
+        "UnsupportedValueError",
+    ),
+    "keys": ("SessionKey",),
+    "open": ("open_store",),
+    "origin": ("Origin", "origin"),
+    "record": ("Loaded", "Record", "Version", "Write"),
+    "store": ("SessionStore",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: PLE0604, RUF100 - the names of _HOMES, spelled out for type checkers
+    "Backend",
+    "BackendError",
+    "BackendUnavailableError",
+    "Codec",
+    "CodecError",
+    "ConflictError",
+    "CorruptRecordError",
+    "InvalidKeyError",
+    "InvalidSessionError",
+    "InvalidUpdateDocumentError",
+    "InvalidUpdateError",
+    "Loaded",
+    "LockLostError",
+    "LockTimeoutError",
+    "MemoryBackend",
+    "MissingChatId",
+    "MissingDependencyError",
+    "MissingKeyPart",
+    "MissingUserId",
+    "Origin",
+    "OutcomeUnknownError",
+    "OverloadedError",
+    "Page",
+    "Record",
+    "SQLiteBackend",
+    "SessionError",
+    "SessionKey",
+    "SessionStore",
+    "SessionTooLargeError",
+    "StoreClosedError",
+    "SupportsListing",
+    "SupportsSweeping",
+    "UnsupportedValueError",
+    "Version",
+    "Write",
+    "__version__",
+    "chat_key",
+    "chat_user_key",
+    "open_store",
+    "origin",
+    "topic_key",
+    "topic_user_key",
+    "user_key",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'botsessions' has no attribute {name!r}")
+    value = getattr(import_module(f"botsessions.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,151 @@
+"""The contract of a backend: load and commit versioned records, nothing about sessions.
+
+A third party implements ``Backend``; each further ability is a Protocol of its own, and
+a backend has it by having its methods. The engine (above) is the only caller of
+``load`` and ``commit``; it bounds the batches and never sends a key twice in one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import asyncio
+    import threading
+    from collections.abc import Callable, Sequence
+
+    from botsessions.record import Loaded, Record, Write
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Keeps records by key; every method may be called by several tasks at once.
+
+    Keys are printable ASCII, at most 2,200 characters. A method that is cancelled must
+    leave the backend usable; a commit that is cancelled may land or not.
+    """
+
+    concurrent_batches: int
+    """How many batches of writes one engine may have under way at once (1 or more)."""
+
+    async def open(self) -> None:
+        """Connect and create what is missing (tables, files).
+
+        Several stores may open one backend. Raise ``BackendUnavailableError`` with the
+        reason and the remedy when that cannot be done; a later ``open`` may try again.
+        """
+
+    async def aclose(self) -> None:
+        """Undo one ``open``; after the last one, release what this object itself made.
+
+        A client or connection that the caller handed in stays open.
+        """
+
+    async def load(self, keys: Sequence[str]) -> Loaded:
+        """Read the newest committed record of each key, dead ones included.
+
+        A load that starts after a commit was acknowledged, to anybody, sees it.
+        Raise ``BackendError`` when that is impossible.
+        """
+
+    async def commit(self, writes: Sequence[Write]) -> Sequence[bool]:
+        """Compare and swap each write alone; tell for each one whether it landed.
+
+        False means that another version is there (or ``not_after`` has passed) and that
+        this write changed nothing and never will. True means that the write is as
+        durable as the backend promises. Keys differ within one call.
+
+        Raise ``BackendError`` when it is certain that none of the writes landed or ever
+        will, ``OutcomeUnknownError`` when any may have. Any other exception counts as
+        unknown too.
+        """
+
+
+class Page(NamedTuple):
+    """One page of a listing: keys in ascending order with their records.
+
+    ``last`` tells that nothing follows; a page may be short without that.
+    """
+
+    now: int
+    entries: Sequence[tuple[str, Record]]
+    last: bool
+
+
+@runtime_checkable
+class SupportsListing(Protocol):
+    """Can walk its keys in ascending order (by code point), page by page."""
+
+    async def list_page(self, prefix: str, after: str, limit: int) -> Page:
+        """Return up to ``limit`` records whose key starts so and is above ``after``.
+
+        Dead records may be among them. A page that would grow large may hold fewer, but
+        at least one unless nothing is left.
+        """
+
+
+@runtime_checkable
+class SupportsSweeping(Protocol):
+    """Can remove records that have been dead for ``GRACE_MS``."""
+
+    async def sweep(self, prefix: str, limit: int) -> int:
+        """Remove up to ``limit`` such records whose key starts so; return how many."""
+
+
+@runtime_checkable
+class SupportsInline(Protocol):
+    """Keeps its records in this process and can hand over the very dict.
+
+    A backend with this ability is used without a batch, a future or a suspension.
+    """
+
+    def now(self) -> int:
+        """Return the backend's clock (milliseconds)."""
+
+    def attach(
+        self,
+        prefix: str,
+        loop: asyncio.AbstractEventLoop,
+        seal: Callable[[bytes], bytes],
+    ) -> InlineTable:
+        """Give an engine on this loop access to the records under one prefix.
+
+        ``seal`` turns a body into the value that ``load`` and ``list_page`` return.
+        """
+
+    def detach(self) -> None:
+        """Take the access of one engine back."""
+
+
+class Home:
+    """Which event loop has an inline backend to itself, while only one uses it.
+
+    To carry out an operation the owner's loop *claims* the records: it sets ``loop`` to
+    None, looks whether they are ``shared``, and puts ``loop`` back when it is done. Who
+    makes them shared sets ``shared`` first and then waits until they are not claimed.
+    So one of the two always sees the other, and the owner pays no lock. Once shared,
+    everybody takes ``lock``; ``busy`` tells a call from inside a function apart.
+    """
+
+    __slots__ = ("busy", "lock", "loop", "shared")
+
+    def __init__(self, lock: threading.RLock) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.shared = False
+        self.lock = lock
+        self.busy = False
+
+
+class InlineTable:
+    """The records of one namespace, by key, for an engine to read and replace.
+
+    A bare bytes value is a live session without an end, as the body that the engine's
+    codec made; any other state is a ``Record``, its value sealed.
+    """
+
+    __slots__ = ("home", "records", "seal")
+
+    def __init__(self, home: Home, seal: Callable[[bytes], bytes]) -> None:
+        self.home = home
+        self.records: dict[str, bytes | Record] = {}
+        self.seal = seal

@@ -1,0 +1,1 @@
+"""The backends of this package; each knows the contract, none knows another."""

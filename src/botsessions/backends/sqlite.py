@@ -1,0 +1,443 @@
+"""Records in one SQLite file: the durable default, for all processes of one machine.
+
+Writes go through a thread of our own: one transaction for a whole batch, one wait for
+the disk. Small reads are done in place on a connection of their own, since write-ahead
+logging never makes a reader wait; larger ones on a second thread. We wait for other
+processes' locks ourselves, in jittered steps below a millisecond: SQLite's own handler
+sleeps up to 100 ms, and starves beside a busy writer.
+
+Neighbours: ``backend`` (the contract), ``sqlite_file`` (is this file fit for us?).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import queue
+import random
+import threading
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import apsw
+
+from botsessions.backend import Page
+from botsessions.backends import sqlite_file
+from botsessions.errors import (
+    BackendError,
+    BackendUnavailableError,
+    OutcomeUnknownError,
+)
+from botsessions.record import GRACE_MS, Loaded, Record, Version, Write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+T = TypeVar("T")
+
+# A rowid table: WITHOUT ROWID is up to four times slower from 5 KB a value on.
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS botsessions (
+    k TEXT PRIMARY KEY,   -- namespace/key
+    v INTEGER NOT NULL,   -- version: counter
+    t INTEGER NOT NULL,   -- version: token
+    r BLOB NOT NULL,      -- ring: tokens of the versions before
+    c INTEGER NOT NULL,   -- created, ms since the epoch
+    e INTEGER,            -- dead from then on, ms; NULL = never
+    b BLOB NOT NULL       -- the sealed session; empty = deleted
+) STRICT;
+CREATE INDEX IF NOT EXISTS botsessions_e ON botsessions (e) WHERE e IS NOT NULL;
+"""
+_LOAD_ONE = "SELECT v, t, b, r, c, e FROM botsessions WHERE k = ?"
+_LOAD_MANY = (
+    "SELECT k, v, t, b, r, c, e FROM json_each(?) CROSS JOIN botsessions ON k = value"
+)
+_LIST = (
+    "SELECT k, v, t, b, r, c, e FROM botsessions "
+    "WHERE k > ? AND k >= ? AND k < ? ORDER BY k LIMIT ?"
+)
+_CREATE = (
+    "INSERT INTO botsessions (v, t, b, r, c, e, k) VALUES (?, ?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT DO NOTHING"
+)
+_REPLACE = (
+    "UPDATE botsessions SET v = ?, t = ?, b = ?, r = ?, c = ?, e = ? "
+    "WHERE k = ? AND v = ? AND t = ?"
+)
+_SWEEP = (
+    "DELETE FROM botsessions WHERE rowid IN (SELECT rowid FROM botsessions "
+    "WHERE e <= ? AND k >= ? AND k < ? LIMIT ?)"
+)
+
+_SHORTEST_WAIT, _LONGEST_WAIT = 0.0002, 0.001
+# Seconds to wait for other processes where no write's deadline says how long.
+_PATIENCE = 5.0
+# Above every character of a key.
+_END = "\x7f"
+_PAGE_BYTES = 8 * 1024 * 1024
+
+
+class SQLiteBackend:
+    """Keeps records in a file, shared by any number of processes on this machine.
+
+    With ``durability="full"`` an acknowledged change survives a power loss; with
+    ``"normal"`` it survives the death of the process, but a power loss may undo the last
+    ones (never corrupt the file). The directory must exist, on a local disk: network
+    file systems are refused where they can be told. Beside the file lie its ``-wal`` and
+    ``-shm``; copy a database that is in use with SQLite's backup, not with ``cp``.
+    ``clock`` returns seconds since the epoch.
+    """
+
+    concurrent_batches = 1
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        durability: Literal["full", "normal"] = "full",
+        clock: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+    ) -> None:
+        if durability not in ("full", "normal"):
+            raise ValueError(
+                f"durability is 'full' or 'normal', not {str(durability)[:40]!r}"
+            )
+        self._path = os.path.abspath(path)  # noqa: PTH100 - no object needed
+        self._durability = durability
+        self._clock = clock
+        self._rng = rng if rng is not None else random.Random()
+        self._users = 0
+        self._pid = 0
+        self._inline: apsw.Connection | None = None
+        self._inline_thread = 0
+        self._writer: _Thread | None = None
+        self._reader: _Thread | None = None
+
+    def __repr__(self) -> str:
+        return f"SQLiteBackend({self._path!r})"
+
+    async def open(self) -> None:
+        """Open the file, and create it and its table if they are missing."""
+        self._users += 1
+        if self._users > 1:
+            return
+        self._pid = os.getpid()
+        writer = _Thread("botsessions-sqlite-writer", self._create)
+        try:
+            self._inline = await writer.run(lambda _: self._connect())
+        except BaseException:
+            self._users -= 1
+            await writer.stop()
+            raise
+        self._inline_thread = threading.get_ident()
+        self._writer = writer
+        self._reader = _Thread("botsessions-sqlite-reader", self._connect)
+
+    async def aclose(self) -> None:
+        """Close the connections once the last store is closed."""
+        self._users -= 1
+        if self._users:
+            return
+        for thread in (self._reader, self._writer):
+            if thread is not None:
+                await thread.stop()
+        if self._inline is not None:
+            self._inline.close()
+        self._reader = self._writer = self._inline = None
+
+    async def load(self, keys: Sequence[str]) -> Loaded:
+        """Read records: one in place, several on the reading thread."""
+        self._check_process()
+        if len(keys) == 1 and self._inline_thread == threading.get_ident():
+            with suppress(apsw.BusyError):
+                return self._load_one(self._open_connection(), keys[0])
+        return await self._open_thread(self._reader).run(self._load_many, keys)
+
+    async def commit(self, writes: Sequence[Write]) -> list[bool]:
+        """Commit all writes in one transaction; acknowledged means durable."""
+        return await self._open_thread(self._writer).run(self._commit, writes)
+
+    async def list_page(self, prefix: str, after: str, limit: int) -> Page:
+        """Read a page of records in the order of their keys."""
+        return await self._open_thread(self._reader).run(self._list, prefix, after, limit)
+
+    async def sweep(self, prefix: str, limit: int) -> int:
+        """Delete what has been dead for the grace period."""
+        return await self._open_thread(self._writer).run(self._sweep, prefix, limit)
+
+    def _now(self) -> int:
+        return int(self._clock() * 1000)
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise BackendError(
+                "this SQLite store was opened before a fork; open one in each process"
+            )
+
+    def _open_thread(self, thread: _Thread | None) -> _Thread:
+        self._check_process()
+        if thread is None:
+            raise BackendError("this SQLite backend is not open; use it through a store")
+        return thread
+
+    def _open_connection(self) -> apsw.Connection:
+        if self._inline is None:
+            raise BackendError("this SQLite backend is not open; use it through a store")
+        return self._inline
+
+    # On the threads.
+
+    def _create(self) -> apsw.Connection:
+        """Check the file, make it ours if it is new, and return a connection to it."""
+        sqlite_file.check_place(self._path)
+        connection = self._connect()
+        until = self._clock() + _PATIENCE
+        with _translated(self._path):
+            self._insist(connection, "PRAGMA journal_mode = WAL", until)
+            self._insist(connection, "BEGIN IMMEDIATE", until)
+            try:
+                if sqlite_file.is_new(connection, self._path):
+                    connection.execute(_SCHEMA)
+                    sqlite_file.sign(connection)
+                self._insist(connection, "COMMIT", until)
+            except BaseException:
+                _roll_back(connection)
+                raise
+        return connection
+
+    def _connect(self) -> apsw.Connection:
+        with _translated(self._path):
+            sqlite_file.create_private(self._path)
+            connection = apsw.Connection(
+                self._path,
+                flags=apsw.SQLITE_OPEN_READWRITE,
+                statementcachesize=32,
+            )
+            connection.set_busy_timeout(0)
+            synchronous = "FULL" if self._durability == "full" else "NORMAL"
+            connection.execute(f"PRAGMA synchronous = {synchronous}")
+            # On macOS only this makes fsync reach the disk.
+            connection.execute("PRAGMA fullfsync = 1")
+            return connection
+
+    def _insist(
+        self,
+        connection: apsw.Connection,
+        sql: str,
+        until: float,
+        bindings: tuple[Any, ...] = (),
+    ) -> list[tuple[Any, ...]]:
+        """Execute, waiting for other processes in short random steps."""
+        while True:
+            try:
+                return connection.execute(sql, bindings).fetchall()
+            except apsw.BusyError:
+                if self._clock() >= until:
+                    raise _StillBusyError(
+                        f"other processes have kept {self._path} locked; "
+                        "nothing was written"
+                    ) from None
+                time.sleep(self._rng.uniform(_SHORTEST_WAIT, _LONGEST_WAIT))
+
+    def _load_one(self, connection: apsw.Connection, key: str) -> Loaded:
+        with _translated(self._path):
+            # To the end: a statement that is not, would hold up checkpoints.
+            rows = connection.execute(_LOAD_ONE, (key,)).fetchall()
+        return Loaded(self._now(), [_record(*rows[0]) if rows else None])
+
+    def _load_many(self, connection: apsw.Connection, keys: Sequence[str]) -> Loaded:
+        with _translated(self._path):
+            rows = self._insist(
+                connection, _LOAD_MANY, self._clock() + _PATIENCE, (json.dumps(keys),)
+            )
+        found = {row[0]: _record(*row[1:]) for row in rows}
+        return Loaded(self._now(), [found.get(key) for key in keys])
+
+    def _commit(
+        self, connection: apsw.Connection, writes: Sequence[Write]
+    ) -> list[bool]:
+        last_chance = max(write.not_after for write in writes) / 1000
+        try:
+            with _translated(self._path):
+                self._insist(connection, "BEGIN IMMEDIATE", last_chance)
+        except _StillBusyError:
+            return [False] * len(writes)
+        try:
+            with _translated(self._path):
+                now = self._now()
+                landed = [_swap(connection, write, now) for write in writes]
+        except BaseException:
+            _roll_back(connection)
+            raise
+        if any(landed):
+            self._finish(connection, last_chance)
+        else:
+            _roll_back(connection)
+        return landed
+
+    def _finish(self, connection: apsw.Connection, last_chance: float) -> None:
+        try:
+            with _translated(self._path):
+                # BUSY leaves the transaction open: it is the COMMIT that is repeated.
+                self._insist(connection, "COMMIT", last_chance)
+        except _DiskError as exc:
+            _roll_back(connection)
+            # The log may hold the whole transaction, and a recovery would find it.
+            raise OutcomeUnknownError(str(exc)) from exc
+        except BaseException:
+            _roll_back(connection)
+            raise
+
+    def _list(
+        self, connection: apsw.Connection, prefix: str, after: str, limit: int
+    ) -> Page:
+        entries: list[tuple[str, Record]] = []
+        size = 0
+        with _translated(self._path):
+            found = (after, prefix, prefix + _END, limit)
+            for key, *row in connection.execute(_LIST, found):
+                entries.append((key, _record(*row)))
+                size += len(entries[-1][1].value)
+                if size > _PAGE_BYTES:
+                    return Page(self._now(), entries, last=False)
+        return Page(self._now(), entries, last=len(entries) < limit)
+
+    def _sweep(self, connection: apsw.Connection, prefix: str, limit: int) -> int:
+        until = self._clock() + _PATIENCE
+        with _translated(self._path):
+            self._insist(connection, "BEGIN IMMEDIATE", until)
+            try:
+                dead = self._now() - GRACE_MS
+                connection.execute(_SWEEP, (dead, prefix, prefix + _END, limit))
+                count = connection.changes()
+                self._insist(connection, "COMMIT", until)
+            except BaseException:
+                _roll_back(connection)
+                raise
+        return count
+
+
+class _Thread:
+    """A thread that does one job after the other, each given its own connection."""
+
+    def __init__(self, name: str, connect: Callable[[], apsw.Connection]) -> None:
+        self._connect = connect
+        self._jobs: queue.SimpleQueue[
+            tuple[Callable[..., Any], tuple[Any, ...], asyncio.Future[Any]] | None
+        ] = queue.SimpleQueue()
+        # A daemon: a program that forgets to close must still be able to end.
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._started = False
+
+    async def run(self, job: Callable[..., T], *args: Any) -> T:
+        """Do a job on the thread; cancelled, it is finished but not waited for."""
+        if not self._started:
+            self._started = True
+            self._thread.start()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._jobs.put((job, args, future))
+        return await future
+
+    async def stop(self) -> None:
+        """Finish the jobs under way, close the connection, end the thread."""
+        if self._started:
+            self._jobs.put(None)
+            await asyncio.to_thread(self._thread.join)
+
+    def _work(self) -> None:
+        connection: apsw.Connection | None = None
+        while (work := self._jobs.get()) is not None:
+            job, args, future = work
+            result: Any = None
+            error: BaseException | None = None
+            try:
+                if connection is None:
+                    connection = self._connect()
+                result = job(connection, *args)
+            except BaseException as exc:  # noqa: BLE001 - it is the caller's
+                error = exc
+            # The loop may be closed by now: then nobody waits for the answer.
+            with suppress(RuntimeError):
+                future.get_loop().call_soon_threadsafe(_deliver, future, result, error)
+        if connection is not None:
+            connection.close()
+
+
+def _deliver(
+    future: asyncio.Future[Any], result: object, error: BaseException | None
+) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+
+
+def _record(  # noqa: PLR0913, PLR0917 - the columns
+    counter: int, token: int, value: bytes, ring: bytes, created: int, end: int | None
+) -> Record:
+    return Record(Version(counter, token), value, ring, created, end)
+
+
+def _swap(connection: apsw.Connection, write: Write, now: int) -> bool:
+    if now >= write.not_after:
+        return False
+    (counter, token), value, ring, created, end = write.record
+    row = (counter, token, value, ring, created, end, write.key)
+    if write.expected is None:
+        connection.execute(_CREATE, row)
+    else:
+        connection.execute(_REPLACE, row + write.expected)
+    return connection.changes() == 1
+
+
+def _roll_back(connection: apsw.Connection) -> None:
+    # Some errors (a full disk) have rolled back by themselves.
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+
+
+class _StillBusyError(BackendUnavailableError):
+    """Other processes did not let go in time."""
+
+
+class _DiskError(BackendError):
+    """The disk failed; during a COMMIT this leaves the outcome open."""
+
+
+@contextmanager
+def _translated(path: str) -> Iterator[None]:
+    """Turn the driver's errors into ours, with a word on what to do."""
+    try:
+        yield
+    except apsw.BusyError:
+        raise
+    except apsw.FullError as exc:
+        raise BackendError(
+            f"the disk is full, nothing was written to {path}; free some space"
+        ) from exc
+    except apsw.NotADBError as exc:
+        raise BackendUnavailableError(
+            f"{path} is no SQLite database; choose another file"
+        ) from exc
+    except apsw.ReadOnlyError as exc:
+        raise BackendUnavailableError(
+            f"{path} is read-only; allow writing to the file and its directory"
+        ) from exc
+    except apsw.CantOpenError as exc:
+        raise BackendUnavailableError(
+            f"{path} cannot be opened; check the permissions of the file and its "
+            "directory"
+        ) from exc
+    except apsw.CorruptError as exc:
+        raise BackendError(
+            f"{path} is damaged and was left as it is; restore a backup"
+        ) from exc
+    except apsw.IOError as exc:
+        raise _DiskError(f"the disk failed under {path}: {exc}") from exc
+    except apsw.Error as exc:
+        raise BackendError(f"SQLite refused: {exc}") from exc

@@ -1,0 +1,117 @@
+"""Is this file a place for a session database? Refused early, with the reason.
+
+Used by ``sqlite`` before it writes anything. A file of another application is never
+touched, one of a newer botsessions neither.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from botsessions.errors import BackendUnavailableError
+
+if TYPE_CHECKING:
+    import apsw
+
+# "bots", in the header of each of our files (PRAGMA application_id).
+APPLICATION_ID = 0x626F7473
+SCHEMA_VERSION = 1
+
+# Locks and shared memory do not work, or not reliably, across these.
+_NETWORK = frozenset(
+    {
+        "afs",
+        "ceph",
+        "cifs",
+        "fuse.gcsfuse",
+        "fuse.glusterfs",
+        "fuse.s3fs",
+        "fuse.sshfs",
+        "glusterfs",
+        "lustre",
+        "ncpfs",
+        "nfs",
+        "nfs4",
+        "smb3",
+        "smbfs",
+    }
+)
+
+
+def check_place(path: str) -> None:
+    """Refuse a path that cannot become a database, and say what would help."""
+    directory = os.path.dirname(path)  # noqa: PTH120 - path is absolute text
+    if not os.path.isdir(directory):  # noqa: PTH112
+        raise BackendUnavailableError(
+            f"the directory {directory} does not exist; create it first"
+        )
+    if os.path.isdir(path):  # noqa: PTH112
+        raise BackendUnavailableError(f"{path} is a directory; name a file in it")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise BackendUnavailableError(
+            f"the directory {directory} is read-only; SQLite must be able to create "
+            "its files beside the database"
+        )
+    if os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):  # noqa: PTH110
+        raise BackendUnavailableError(f"{path} may not be read and written by this user")
+    kind = filesystem(path)
+    if kind in _NETWORK:
+        raise BackendUnavailableError(
+            f"{path} is on a network file system ({kind}), where SQLite cannot keep "
+            "several processes apart; use a local disk, or a database server"
+        )
+
+
+def filesystem(path: str, mounts: Path = Path("/proc/self/mounts")) -> str | None:
+    """Return the type of the file system that holds a path, if the system tells."""
+    try:
+        lines = mounts.read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return None
+    real = os.path.realpath(path)
+    best, kind = "", None
+    for line in lines:
+        _, point, found, *_ = line.split(" ")
+        point = point.replace("\\040", " ").rstrip("/")
+        # The last of equal ones is on top.
+        if (real + "/").startswith(point + "/") and len(point) >= len(best):
+            best, kind = point, found
+    return kind
+
+
+def create_private(path: str) -> None:
+    """Create a missing file so that only its owner can read it (SQLite would not)."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        pass
+    except OSError as exc:
+        raise BackendUnavailableError(f"{path} cannot be created: {exc}") from exc
+
+
+def is_new(connection: apsw.Connection, path: str) -> bool:
+    """Tell an empty database from one of ours; refuse any other."""
+    application = connection.pragma("application_id")
+    version = connection.pragma("user_version")
+    if application == APPLICATION_ID:
+        if version > SCHEMA_VERSION:
+            raise BackendUnavailableError(
+                f"{path} was written by a newer botsessions (schema {version}, this one "
+                f"knows {SCHEMA_VERSION}); upgrade this program"
+            )
+        return False
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
+    if application or tables:
+        raise BackendUnavailableError(
+            f"{path} is the database of another application; give the sessions a file "
+            "of their own"
+        )
+    return True
+
+
+def sign(connection: apsw.Connection) -> None:
+    """Mark a database as ours, in the transaction that creates its tables."""
+    connection.pragma("application_id", APPLICATION_ID)
+    connection.pragma("user_version", SCHEMA_VERSION)

@@ -1,0 +1,153 @@
+"""Apply the waiting operations of one key, in order, to what was loaded.
+
+Pure but for the callers' functions: given a record, it computes each operation's answer
+and the one record that follows. Nothing is answered here; ``batched`` does that once
+the commit on which the answers rest is acknowledged.
+"""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING, Any
+
+from botsessions.codec import EMPTY, seal
+from botsessions.engine import rules
+from botsessions.errors import CorruptRecordError
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Mapping, Sequence
+    from contextvars import Context
+
+    from botsessions.codec import Codec
+    from botsessions.record import Record
+
+
+class Operation:
+    """One call that waits: an update, a put (``body``), or a delete (neither).
+
+    ``result`` or ``error`` is its answer as last computed, valid only if the commit
+    that it rests on lands.
+    """
+
+    __slots__ = (
+        "body",
+        "context",
+        "deadline",
+        "error",
+        "function",
+        "future",
+        "result",
+    )
+
+    def __init__(
+        self,
+        future: asyncio.Future[Any],
+        deadline: float,
+        function: Callable[[dict[Any, Any]], Mapping[Any, Any]] | None = None,
+        context: Context | None = None,
+        body: bytes | None = None,
+    ) -> None:
+        self.future = future
+        self.deadline = deadline
+        self.function = function
+        self.context = context
+        self.body = body
+        self.result: dict[Any, Any] | None = None
+        self.error: BaseException | None = None
+
+    def answer(self) -> None:
+        """Give the caller what was computed, unless it was cancelled meanwhile."""
+        if self.future.done():
+            return
+        if self.error is None:
+            self.future.set_result(self.result)
+        else:
+            self.fail(self.error)
+
+    def fail(self, error: BaseException) -> None:
+        """Give the caller an error, unless it was cancelled meanwhile."""
+        if self.future.done():
+            return
+        if isinstance(error, StopIteration):
+            # A future cannot carry one, and no coroutine can raise one (PEP 479).
+            wrapped = RuntimeError("the function given to update raised StopIteration")
+            wrapped.__cause__ = error
+            error = wrapped
+        self.future.set_exception(error)
+
+
+class Fold:
+    """The state of one session while operations are applied to it."""
+
+    __slots__ = ("_alive", "_body", "_codec", "_key", "_policy", "_spare", "_value")
+
+    def __init__(
+        self, codec: Codec, policy: rules.Policy, key: str, record: Record | None, now: int
+    ) -> None:
+        self._codec = codec
+        self._policy = policy
+        self._key = key
+        self._alive = record is not None and not record.is_dead(now)
+        # The session is ``_value`` (sealed, as loaded) until an operation changes it to
+        # ``_body``; ``_spare`` is a flat copy of it, when there is one.
+        self._value = record.value if record is not None and self._alive else b""
+        self._body: bytes | None = None
+        self._spare: dict[Any, Any] | None = None
+
+    def apply(
+        self, operations: Sequence[Operation], out_of_time: Callable[[], bool]
+    ) -> int:
+        """Compute the answers of operations in order; return how many were reached.
+
+        Stops early, but not before the first, when ``out_of_time`` says so.
+        """
+        for count, operation in enumerate(operations, 1):
+            operation.error = operation.result = None
+            try:
+                if operation.function is not None:
+                    self._update(operation)
+                elif operation.body is not None:
+                    self._alive, self._body, self._spare = True, operation.body, None
+                else:
+                    self._alive, self._body, self._spare = False, None, None
+            except BaseException as exc:  # noqa: BLE001 - it is the caller's, as it is
+                operation.error = exc
+            if not count % 4 and out_of_time():
+                return count
+        return len(operations)
+
+    def value(self) -> bytes:
+        """Return the sealed bytes that the session has come to (empty if deleted)."""
+        if not self._alive:
+            return b""
+        return self._value if self._body is None else seal(self._body)
+
+    def _update(self, operation: Operation) -> None:
+        session = self._session()
+        assert operation.function is not None  # noqa: S101 - for the type checker
+        assert operation.context is not None  # noqa: S101
+        new = operation.context.run(operation.function, session)
+        if type(new) is not dict:
+            new = rules.check_returned(new)
+        body, copy = self._codec.pack(new)
+        self._policy.check_size(body)
+        operation.result = copy
+        if not self._alive and body == EMPTY:
+            return  # nothing was there and nothing is: do not create it
+        self._alive = True
+        self._body = body
+        self._spare = None if gc.is_tracked(copy) else copy.copy()
+
+    def _session(self) -> dict[Any, Any]:
+        """Return the session as it stands, in a dict of its own."""
+        if not self._alive:
+            return {}
+        if self._spare is not None:
+            return self._spare.copy()
+        if self._body is not None:
+            return self._codec.unpack(self._body)
+        try:
+            return self._codec.decode(self._value)
+        except CorruptRecordError as exc:
+            raise rules.corrupt(self._key, exc) from exc

@@ -1,0 +1,357 @@
+"""The async face: four verbs over one backend, and what goes with them.
+
+The store checks what it is given, opens its backend at first use, and hands the work to
+an engine: inline for a backend in this process, batched for all others. It knows no
+particular backend; ``open`` (above) makes one from a URL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Self
+
+from botsessions.backend import (
+    Backend,
+    SupportsInline,
+    SupportsListing,
+    SupportsSweeping,
+)
+from botsessions.codec import Codec, seal
+from botsessions.engine import rules
+from botsessions.engine.batched import BatchedEngine
+from botsessions.engine.inline import InlineEngine
+from botsessions.errors import BackendError, CorruptRecordError, StoreClosedError
+from botsessions.keys import SessionKey
+from botsessions.record import GRACE_MS
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from botsessions.record import Record
+
+Session = dict[Any, Any]
+UpdateFunction = Callable[[Session], Mapping[Any, Any]]
+
+_PAGE = 500
+_NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+class SessionStore:
+    """Reads and atomically changes the sessions of a bot.
+
+    Made without a running loop; ``async with`` opens it and gives it back, or it opens
+    itself at first use. It belongs to the event loop it was opened on. Stores see each
+    other's sessions only when they share a backend's data and a ``namespace`` (letters,
+    digits, ``_``, ``.``, ``-``; at most 64).
+
+    ``ttl`` is how long a session lives after its last change, ``max_age`` how long
+    after it was made: seconds or a timedelta, at least 1 ms. The end by ``ttl`` is moved
+    once a tenth of it has passed, so a session lives for at least nine tenths of it.
+    ``max_session_bytes`` bounds one encoded session, ``max_pending`` how many calls may
+    wait (``OverloadedError`` past it), ``timeout`` (seconds, below 60) each of them.
+    ``types`` are enums, dataclasses and NamedTuples that sessions may hold; a ``codec``
+    with registered types takes its place.
+    """
+
+    def __init__(  # noqa: PLR0913 - all but the backend have a default
+        self,
+        backend: Backend,
+        *,
+        namespace: str = "sessions",
+        ttl: float | timedelta | None = None,
+        max_age: float | timedelta | None = None,
+        max_session_bytes: int = 1024 * 1024,
+        max_pending: int = 20_000,
+        timeout: float = 10.0,  # noqa: ASYNC109 - the bound of each call, not of this
+        types: Iterable[type] = (),
+        codec: Codec | None = None,
+        rng: random.Random | None = None,
+        timer: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        if not isinstance(backend, Backend):
+            raise TypeError(
+                f"{type(backend).__name__} is no backend; "
+                "give a MemoryBackend(), a SQLiteBackend(path), or use open_store(url)"
+            )
+        if _NAMESPACE.fullmatch(namespace) is None:
+            raise ValueError(
+                f"namespace {namespace[:80]!r}: use 1 to 64 of letters, digits, _ . -"
+            )
+        if not 0 < timeout < GRACE_MS / 1000:
+            raise ValueError("timeout must be above 0 and below 60 seconds")
+        if max_pending < 1 or max_session_bytes < 1:
+            raise ValueError("max_pending and max_session_bytes must be 1 or more")
+        if codec is not None and tuple(types):
+            raise ValueError("give types= or codec=, not both: Codec(types).register(…)")
+        self._backend = backend
+        self._prefix = namespace + "/"
+        self._policy = rules.Policy(
+            _milliseconds("ttl", ttl),
+            _milliseconds("max_age", max_age),
+            max_session_bytes,
+        )
+        self._codec = codec if codec is not None else Codec(types)
+        self._max_pending = max_pending
+        self._timeout = timeout
+        self._rng = rng if rng is not None else random.Random()
+        self._timer = timer
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._inline: InlineEngine | None = None
+        self._batched: BatchedEngine | None = None
+        self._closed = False
+
+    async def get(self, key: SessionKey) -> Session:
+        """Read a session; a missing or expired one is ``{}``.
+
+        The dict is the caller's: changing it changes nothing stored. The answer is at
+        least as new as any change that was acknowledged, to anybody, before the call.
+        To change what was read use ``update``: between ``get`` and ``put`` others write.
+        """
+        if self._inline is None and self._batched is None:
+            await self._open()
+        if self._inline is not None:
+            return self._inline.get(key)
+        return await self._engine().get(_text(key))
+
+    async def put(self, key: SessionKey, session: Mapping[Any, Any]) -> None:
+        """Replace the whole session, whatever was there, readable or not.
+
+        The mapping is encoded before this first waits, and may be changed afterwards.
+        """
+        text = _text(key)
+        body, _ = self._codec.pack(session)
+        self._policy.check_size(body)
+        if self._inline is None and self._batched is None:
+            await self._open()
+        if self._inline is not None:
+            self._inline.put(key, body)
+        else:
+            await self._engine().put(text, body)
+
+    async def update(self, key: SessionKey, function: UpdateFunction) -> Session:
+        """Change a session atomically; return it as committed, in a dict of its own.
+
+        ``function`` gets a fresh dict (``{}`` when missing or expired) and returns the
+        whole new session. It is called synchronously, on the event loop, and again when
+        another process changed the session meanwhile: keep it short, deterministic, and
+        without I/O. What it raises reaches the caller as it is, and nothing is written.
+        Updates of one key, from whatever task, thread, process or machine, are applied
+        one after the other, each exactly once; one that changes nothing may write
+        nothing. A cancelled call may still be applied.
+        """
+        inline = self._inline
+        if inline is not None:
+            return inline.update(key, function)
+        rules.check_function(function)
+        text = _text(key)
+        if self._batched is None:
+            await self._open()
+            if self._inline is not None:
+                return self._inline.update(key, function)
+        return await self._engine().update(text, function)
+
+    async def delete(self, key: SessionKey) -> None:
+        """Remove a session, whatever it holds; a missing one is no error."""
+        text = _text(key)
+        if self._inline is None and self._batched is None:
+            await self._open()
+        if self._inline is not None:
+            self._inline.delete(key)
+        else:
+            await self._engine().delete(text)
+
+    async def keys(
+        self, *, after: SessionKey | None = None, **parts: Any
+    ) -> AsyncIterator[SessionKey]:
+        """Walk the keys of the live sessions that have all the given parts.
+
+        ``parts`` are those of ``SessionKey`` (``chat_id=…``, ``user_id=…``, …). Keys come
+        in the order of their text, in bounded pages, beginning behind ``after``. It is no
+        snapshot: what is written meanwhile may be among them or not; what exists all the
+        time is, once.
+        """
+        async for key, _ in self._walk(after, parts):
+            yield key
+
+    async def items(
+        self, *, after: SessionKey | None = None, **parts: Any
+    ) -> AsyncIterator[tuple[SessionKey, Session]]:
+        """Walk the live sessions like ``keys``, each with its dict.
+
+        Raises ``CorruptRecordError`` at a session that cannot be read; to go on behind
+        it, start again with ``after`` set to its key.
+        """
+        async for key, record in self._walk(after, parts):
+            try:
+                session = self._codec.decode(record.value)
+            except CorruptRecordError as exc:
+                raise rules.corrupt(str(key), exc) from exc
+            yield key, session
+
+    async def delete_expired(self) -> int:
+        """Remove what expired or was deleted over a minute ago; return how many records.
+
+        Only frees space: what has expired is never returned, swept or not. Works in
+        small batches, so that other calls go on meanwhile; run it now and then.
+        """
+        await self._open()
+        if not isinstance(self._backend, SupportsSweeping):
+            raise self._lacks("delete_expired", "SupportsSweeping")
+        total = 0
+        while count := await self._backend.sweep(self._prefix, _PAGE):
+            total += count
+            await asyncio.sleep(0)
+        return total
+
+    async def aclose(self) -> None:
+        """Finish what is under way and close; closing twice is fine.
+
+        Takes no new calls from now on (``StoreClosedError``). What cannot finish within
+        ``timeout`` fails. A client that the caller made stays open.
+        """
+        self._closed = True
+        opening, self._opening = self._opening, None
+        if opening is None:
+            return
+        if not opening.done():
+            opening.cancel()
+        await asyncio.wait([opening])
+        if opening.cancelled() or opening.exception() is not None:
+            return
+        inline, self._inline = self._inline, None
+        if inline is not None:
+            inline.close()
+        if self._batched is not None:
+            await self._batched.aclose()
+        await self._backend.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self._open()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open" if self._loop else "not open"
+        return f"<SessionStore {self._prefix[:-1]!r} on {self._backend!r}, {state}>"
+
+    async def _open(self) -> None:
+        """Open the backend once, whoever comes first; check the loop of the others."""
+        if self._closed:
+            raise StoreClosedError("the store is closed; open a new one")
+        loop = asyncio.get_running_loop()
+        if self._loop is not None and self._loop is not loop:
+            raise _other_loop()
+        if self._opening is None or (
+            self._opening.done() and self._opening_failed(self._opening)
+        ):
+            self._loop = loop
+            self._opening = loop.create_task(self._start(loop))
+        # Shielded: who is cancelled here leaves the opening to the others.
+        await asyncio.shield(self._opening)
+
+    @staticmethod
+    def _opening_failed(opening: asyncio.Task[None]) -> bool:
+        return opening.cancelled() or opening.exception() is not None
+
+    async def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        await self._backend.open()
+        if isinstance(self._backend, SupportsInline):
+            self._inline = InlineEngine(
+                self._backend.attach(self._prefix, loop, seal),
+                self._codec,
+                self._policy,
+                backend=self._backend,
+                loop=loop,
+                rng=self._rng,
+            )
+        else:
+            self._batched = BatchedEngine(
+                self._backend,
+                self._codec,
+                self._policy,
+                prefix=self._prefix,
+                timeout=self._timeout,
+                max_pending=self._max_pending,
+                rng=self._rng,
+                timer=self._timer,
+            )
+
+    def _engine(self) -> BatchedEngine:
+        if self._batched is None:
+            raise StoreClosedError("the store is closed; open a new one")
+        if self._loop is not asyncio.get_running_loop():
+            raise _other_loop()
+        return self._batched
+
+    async def _walk(
+        self, after: SessionKey | None, parts: Mapping[str, Any]
+    ) -> AsyncIterator[tuple[SessionKey, Record]]:
+        wanted = _wanted(parts)
+        await self._open()
+        backend = self._backend
+        if not isinstance(backend, SupportsListing):
+            raise self._lacks("keys and items", "SupportsListing")
+        prefix = self._prefix + _narrowest(wanted)
+        last = self._prefix + (_text(after) if after is not None else "")
+        while True:
+            page = await backend.list_page(prefix, last, _PAGE)
+            for text, record in page.entries:
+                if record.is_dead(page.now):
+                    continue
+                key = SessionKey.parse(text.removeprefix(self._prefix))
+                if all(getattr(key, name) == value for name, value in wanted.items()):
+                    yield key, record
+            if page.last or not page.entries:
+                return
+            last = page.entries[-1][0]
+
+    def _lacks(self, what: str, ability: str) -> BackendError:
+        name = type(self._backend).__name__
+        return BackendError(f"{name} cannot do {what}: it lacks {ability}")
+
+
+def _text(key: object) -> str:
+    return rules.check_key(key)._text  # noqa: SLF001 - kept there for the engine
+
+
+def _other_loop() -> BackendError:
+    return BackendError(
+        "this store belongs to another event loop; open one store for each loop"
+    )
+
+
+def _wanted(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the parts of a filter as a key would; leave out what is not given."""
+    try:
+        SessionKey(**{"name": "any", **parts})
+    except TypeError as exc:
+        raise TypeError(f"a listing is filtered by the parts of a key: {exc}") from None
+    return {name: value for name, value in parts.items() if value is not None}
+
+
+def _narrowest(wanted: Mapping[str, Any]) -> str:
+    """Return the text with which all keys of a chat begin, if a chat is asked for."""
+    chat_id = wanted.get("chat_id")
+    return "" if chat_id is None else str(SessionKey(chat_id=chat_id))
+
+
+def _milliseconds(name: str, value: float | timedelta | None) -> int | None:
+    if value is None:
+        return None
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if not 0.001 <= seconds <= 10**10:
+        raise ValueError(f"{name} must be at least 0.001 seconds, or None for no end")
+    return int(seconds * 1000)
