@@ -120,20 +120,34 @@ class SupportsInline(Protocol):
 class Home:
     """Which event loop has an inline backend to itself, while only one uses it.
 
-    To carry out an operation the owner's loop *claims* the records: it sets ``loop`` to
-    None, looks whether they are ``shared``, and puts ``loop`` back when it is done. Who
-    makes them shared sets ``shared`` first and then waits until they are not claimed.
-    So one of the two always sees the other, and the owner pays no lock. Once shared,
-    everybody takes ``lock``; ``busy`` tells a call from inside a function apart.
+    No operation suspends, so on that loop's thread none comes between two steps of
+    another, and no lock is needed. ``owner._thread_id`` names that thread while the loop
+    runs: one look answers "my loop, running, on this thread, and not shared". Once
+    ``owner`` is ``SHARED`` the records are so for good, and everybody takes ``lock``;
+    ``busy`` then tells a call from inside a function apart. The backend sets it first
+    and goes on when the owner's loop has turned once more.
     """
 
-    __slots__ = ("busy", "lock", "loop", "shared")
+    __slots__ = ("busy", "lock", "owner")
 
-    def __init__(self, lock: threading.RLock) -> None:
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self.shared = False
+    def __init__(self, lock: threading.RLock, owner: RunsOn) -> None:
         self.lock = lock
+        self.owner = owner
         self.busy = False
+
+
+class RunsOn(Protocol):
+    """Says on which thread an event loop runs; asyncio's own loops do so unasked."""
+
+    @property
+    def _thread_id(self) -> int | None: ...
+
+
+class _Nowhere:
+    _thread_id = None
+
+
+SHARED: RunsOn = _Nowhere()
 
 
 class InlineTable:

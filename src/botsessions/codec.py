@@ -54,10 +54,10 @@ PLAIN = (
     | ormsgpack.OPT_PASSTHROUGH_BIG_INT
 )
 
-# The marker of short binary values. A body of at most FLAT_LIMIT bytes without it holds
-# no bytes, bytearray or memoryview.
+# The marker of short binary values. A body of at most SHORT bytes without it holds no
+# bytes, bytearray or memoryview.
 BIN8 = 0xC4
-FLAT_LIMIT = 255
+SHORT = 255
 _BIN16, _BIN32 = 0xC5, 0xC6
 
 RICH = b"\xc1"
@@ -127,22 +127,23 @@ class Codec:
         if zlib.crc32(data) != _CRC_RESIDUE:
             raise CorruptRecordError("the checksum does not match: the bytes changed")
         if data.startswith(_PLAIN_FORMAT):
-            hook = None
+            content = _read(data[1:], None)
         elif data.startswith(_RICH_FORMAT):
-            hook = self._raise_up
+            content = _read(data[1:], _Raising(self._by_tag))
         else:
             raise CorruptRecordError(
                 f"unknown record format {data[0]}: written by a newer botsessions?"
             )
-        match self._read(memoryview(data)[1:], hook):
-            case [dict(session), bytes(checksum)] if checksum == data[-4:]:
+        if type(content) is list and len(content) == 2:
+            session, checksum = content
+            if type(session) is dict and checksum == data[-4:]:
                 return session
         raise CorruptRecordError("the bytes hold something other than one session")
 
     def pack(self, session: Mapping[Any, Any]) -> tuple[bytes, dict[Any, Any]]:
         """Return the body of a session, and an equal dict that shares nothing with it.
 
-        ``engine.inline`` repeats the flat case in line, where a call costs too much.
+        ``engine.inline`` repeats the plain case in line, where a call costs too much.
         """
         if type(session) is not dict:
             if not isinstance(session, Mapping):
@@ -155,7 +156,7 @@ class Codec:
         except TypeError:
             return self._pack_carefully(session)
         if BIN8 not in body and (
-            len(body) <= FLAT_LIMIT or (_BIN16 not in body and _BIN32 not in body)
+            len(body) <= SHORT or (_BIN16 not in body and _BIN32 not in body)
         ):
             # The garbage collector leaves a dict alone that holds nothing it could
             # follow: then ormsgpack took only immutable scalars from it.
@@ -172,25 +173,12 @@ class Codec:
     def unpack(self, body: bytes) -> dict[Any, Any]:
         """Return a fresh session from a body, or raise ``CorruptRecordError``."""
         if body.startswith(RICH):
-            session = self._read(memoryview(body)[1:], self._raise_up)
+            session = _read(body[1:], _Raising(self._by_tag))
         else:
-            session = self._read(body, None)
+            session = _read(body, None)
         if type(session) is not dict:
             raise CorruptRecordError("the bytes hold something other than a session")
         return session
-
-    def _read(
-        self, data: bytes | memoryview, hook: Callable[[int, bytes], Any] | None
-    ) -> Any:
-        try:
-            return ormsgpack.unpackb(data, ext_hook=hook)
-        except CorruptRecordError:
-            raise
-        except (ValueError, TypeError, LookupError, RecursionError) as exc:
-            raise CorruptRecordError(f"not readable: {exc}") from exc
-        except (ArithmeticError, OSError, MemoryError) as exc:
-            # Decimal and timedelta overflow; a time zone's file.
-            raise CorruptRecordError(f"not readable: {exc!r}") from exc
 
     def _pack_carefully(self, session: dict[Any, Any]) -> tuple[bytes, dict[Any, Any]]:
         lowering = _Lowering(self._by_type)
@@ -201,32 +189,22 @@ class Codec:
             raise UnsupportedValueError("session is nested too deeply") from None
         if lowering.rich:
             body = RICH + body
-        return body, self.unpack(body)
-
-    def _raise_up(self, tag: int, data: bytes) -> Any:
-        """Rebuild the value of one extension type (the hook of ormsgpack)."""
-        if tag == _BYTEARRAY:
-            return bytearray(data)
-        if tag == _INT:
-            return int.from_bytes(data, "big", signed=True)
-        if tag == _UUID:
-            return UUID(bytes=data[:16], is_safe=_SAFETY[int.from_bytes(data[16:])])
-        content = ormsgpack.unpackb(data, ext_hook=self._raise_up)
-        if tag == _REGISTERED:
-            return self._rebuild(*content)
-        return _RAISE[tag](content)
-
-    def _rebuild(self, tag: str, content: Any) -> Any:
-        decode = self._by_tag.get(tag)
-        if decode is None:
-            raise CorruptRecordError(
-                f"it holds a {tag!r}, a type that this store does not know; "
-                "register it: open_store(…, types=[…]) or Codec().register(…)"
-            )
         try:
-            return decode(content)
-        except Exception as exc:
-            raise CorruptRecordError(f"no {tag!r} can be made of it: {exc!r}") from exc
+            return body, self.unpack(body)
+        except CorruptRecordError as exc:
+            raise UnsupportedValueError(f"session would not come back: {exc}") from exc
+
+
+def _read(data: bytes, raising: _Raising | None) -> Any:
+    """Read MessagePack; whatever goes wrong is a ``CorruptRecordError``."""
+    try:
+        return ormsgpack.unpackb(data, ext_hook=raising)
+    except (ValueError, TypeError, RecursionError) as exc:
+        # ormsgpack does not pass on what its hook raised.
+        reason = exc if raising is None else raising.failure or exc
+        if isinstance(reason, CorruptRecordError) or not isinstance(reason, Exception):
+            raise reason from None
+        raise CorruptRecordError(f"not readable: {reason!r}") from reason
 
 
 def seal(body: bytes) -> bytes:
@@ -338,6 +316,52 @@ class _Lowering:
         return UnsupportedValueError(f"{''.join(self._path)} {why}")
 
 
+class _Raising:
+    """The hook of one reading: makes values of extension types, the inverse of the walk.
+
+    ``failure`` keeps what went wrong first.
+    """
+
+    __slots__ = ("_by_tag", "failure")
+
+    def __init__(self, by_tag: Mapping[str, Callable[[Any], Any]]) -> None:
+        self._by_tag = by_tag
+        self.failure: BaseException | None = None
+
+    def __call__(self, tag: int, data: bytes) -> Any:
+        """Return the value of one extension type."""
+        try:
+            return self._raise(tag, data)
+        except BaseException as exc:
+            self.failure = self.failure or exc
+            raise
+
+    def _raise(self, tag: int, data: bytes) -> Any:
+        if tag == _BYTEARRAY:
+            return bytearray(data)
+        if tag == _INT:
+            return int.from_bytes(data, "big", signed=True)
+        if tag == _UUID:
+            safety = _SAFETY[int.from_bytes(data[16:], "big")]
+            return UUID(bytes=data[:16], is_safe=safety)
+        content = ormsgpack.unpackb(data, ext_hook=self)
+        if tag == _REGISTERED:
+            return self._rebuild(*content)
+        return _RAISE[tag](content)
+
+    def _rebuild(self, tag: str, content: Any) -> Any:
+        decode = self._by_tag.get(tag)
+        if decode is None:
+            raise CorruptRecordError(
+                f"it holds a {tag!r}, a type that this store does not know; "
+                "register it: open_store(…, types=[…]) or Codec().register(…)"
+            )
+        try:
+            return decode(content)
+        except Exception as exc:
+            raise CorruptRecordError(f"no {tag!r} can be made of it: {exc!r}") from exc
+
+
 def _why_not(cls: type) -> str:
     name = cls.__name__
     if issubclass(cls, enum.Enum) or dataclasses.is_dataclass(cls) or _is_named(cls):
@@ -360,7 +384,7 @@ def _adapters(cls: type) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     if issubclass(cls, enum.Flag):
         return (lambda member: member.value), cls
     if issubclass(cls, enum.Enum):
-        return (lambda member: member.name), cls.__getitem__
+        return (lambda member: member.name), lambda name: cls[name]
     if _is_named(cls):
         return list, cls._make  # type: ignore[attr-defined]
     builtin = (dict, list, set, frozenset, tuple, str, bytes, bytearray, int, float)

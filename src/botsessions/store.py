@@ -73,7 +73,7 @@ class SessionStore:
         rng: random.Random | None = None,
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
-        if not isinstance(backend, Backend):
+        if isinstance(backend, type) or not isinstance(backend, Backend):
             raise TypeError(
                 f"{type(backend).__name__} is no backend; "
                 "give a MemoryBackend(), a SQLiteBackend(path), or use open_store(url)"

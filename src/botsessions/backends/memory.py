@@ -7,20 +7,21 @@ does the work there).
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import random
 import threading
 import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, cast
 
-from botsessions.backend import Home, InlineTable, Page
-from botsessions.errors import BackendError
+from botsessions.backend import SHARED, Home, InlineTable, Page
 from botsessions.record import GRACE_MS, Loaded, Record, Version, Write
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Iterator, Sequence
+
+    from botsessions.backend import RunsOn
 
 class MemoryBackend:
     """Keeps records in memory; stores that share one backend share its records.
@@ -34,9 +35,10 @@ class MemoryBackend:
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._lock = threading.RLock()
-        self._home = Home(self._lock)
-        self._owner: asyncio.AbstractEventLoop | None = None
+        self._home = Home(self._lock, SHARED)
         self._thread = 0
+        self._owner: asyncio.AbstractEventLoop | None = None
+        self._turned = threading.Event()
         self._attached = 0
         self._tables: dict[str, InlineTable] = {}
         self._rng = random.Random()
@@ -100,12 +102,12 @@ class MemoryBackend:
         with self._lock:
             if self._owner is None or not self._attached or self._owner.is_closed():
                 self._move_to(loop)
-            elif self._owner is not loop:
-                self._share()
             self._attached += 1
             table = self._table(prefix)
             table.seal = seal
-            return table
+        if self._owner is not loop:
+            self._share()
+        return table
 
     def detach(self) -> None:
         """Forget one engine."""
@@ -115,26 +117,28 @@ class MemoryBackend:
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start anew with one owner; engines of an earlier loop keep the old home."""
         self._owner, self._thread = loop, threading.get_ident()
-        self._home = Home(self._lock)
-        self._home.loop = loop
+        self._turned = threading.Event()
+        self._home = Home(self._lock, _runs_on(loop))
         for table in self._tables.values():
             table.home = self._home
 
     def _share(self) -> None:
         """Let other threads in, as soon as the owner has finished what it does."""
-        home = self._home
-        home.shared = True
-        while home.loop is None:
-            if self._thread == threading.get_ident():
-                raise BackendError("a function given to update opened a second store")
+        with self._lock:
+            if self._owner is not None and self._home.owner is not SHARED:
+                self._home.owner = SHARED
+                with suppress(RuntimeError):  # the loop is closed
+                    self._owner.call_soon_threadsafe(self._turned.set)
+        # What the owner began before it could see that, ends before its loop turns. It
+        # may need the lock to get there.
+        while not self._turned.is_set() and self._owner and self._owner.is_running():
             time.sleep(0.0001)
 
     @contextmanager
     def _exclusively(self) -> Iterator[None]:
+        if self._attached and self._thread != threading.get_ident():
+            self._share()
         with self._lock:
-            # On the owner's thread nothing comes in between, as nothing suspends.
-            if self._attached and self._thread != threading.get_ident():
-                self._share()
             yield
 
     def _table(self, prefix: str) -> InlineTable:
@@ -172,3 +176,21 @@ class MemoryBackend:
             return False
         table.records[text] = write.record
         return True
+
+
+def _runs_on(loop: asyncio.AbstractEventLoop) -> RunsOn:
+    if isinstance(loop, asyncio.BaseEventLoop):
+        return cast("RunsOn", loop)
+    return _Foreign(loop)
+
+
+class _Foreign:
+    """Asks a loop that is not asyncio's own (uvloop) the slower way."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._is_running = loop.is_running
+        self._thread = threading.get_ident()
+
+    @property
+    def _thread_id(self) -> int | None:
+        return self._thread if self._is_running() else None

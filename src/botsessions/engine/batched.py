@@ -16,7 +16,7 @@ import contextlib
 import enum
 from collections import deque
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from botsessions.engine import rules
 from botsessions.engine.fold import Fold, Operation
@@ -35,11 +35,13 @@ from botsessions.record import Write
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from botsessions.backend import Backend
     from botsessions.codec import Codec
     from botsessions.record import Loaded, Record
+
+T = TypeVar("T")
 
 MAX_ROWS = 512
 MAX_BATCH_BYTES = 16 * 1024 * 1024
@@ -68,6 +70,21 @@ class _Lane:
         self.state = _State.IDLE
         self.retries = 0
         self.doubtful: Write | None = None
+
+
+class _Worker:
+    """A task that awaits the backend, and until when it does so.
+
+    A timer for each call would cost more than the call's own bookkeeping; the engine
+    has one, and moves it when it fires.
+    """
+
+    __slots__ = ("late", "task", "until")
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.until: float | None = None
+        self.late = False
 
 
 class BatchedEngine:
@@ -109,17 +126,11 @@ class BatchedEngine:
         self._closed: StoreClosedError | None = None
         self._idle: list[asyncio.Future[None]] = []
         self._idle_reader: asyncio.Future[None] | None = None
-        # An empty context: the workers outlive the call that happened to start them.
-        self._tasks = [
-            self._loop.create_task(work, name=name, context=Context())
-            for work, name in [
-                *(
-                    (self._write_on(), f"botsessions-writer-{number}")
-                    for number in range(backend.concurrent_batches)
-                ),
-                (self._read_on(), "botsessions-reader"),
-            ]
-        ]
+        self._watch: asyncio.TimerHandle | None = None
+        self._workers: list[_Worker] = []
+        for number in range(backend.concurrent_batches):
+            self._start(self._write_on, f"botsessions-writer-{number}")
+        self._start(self._read_on, "botsessions-reader")
 
     # What the store calls. Each returns a future; to wait for it is the caller's part.
 
@@ -164,9 +175,10 @@ class BatchedEngine:
                 while self._pending:
                     self._drained.clear()
                     await self._drained.wait()
-        for task in self._tasks:
+        tasks = [worker.task for worker in self._workers if worker.task is not None]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._fail_everything()
 
     # Admission.
@@ -200,9 +212,57 @@ class BatchedEngine:
         if self._idle:
             self._idle.pop().set_result(None)
 
+    # The workers, and how long they wait.
+
+    def _start(
+        self, work: Callable[[_Worker], Coroutine[Any, Any, None]], name: str
+    ) -> None:
+        worker = _Worker()
+        self._workers.append(worker)
+        # An empty context: a worker outlives the call that happened to start it.
+        worker.task = self._loop.create_task(work(worker), name=name, context=Context())
+
+    async def _call(
+        self, worker: _Worker, work: Coroutine[Any, Any, T], limit: float
+    ) -> T:
+        """Await the backend; raise TimeoutError when it takes longer than the limit."""
+        worker.until = self._loop.time() + limit
+        if self._watch is None or self._watch.when() > worker.until:
+            self._watch_until(worker.until)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if not worker.late:
+                raise
+            raise TimeoutError(f"no answer within {limit:.3g} s") from None
+        finally:
+            worker.until = None
+            if worker.late:
+                worker.late = False
+                assert worker.task is not None  # noqa: S101 - it is running this
+                worker.task.uncancel()
+
+    def _watch_until(self, when: float) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch = self._loop.call_at(when, self._look)
+
+    def _look(self) -> None:
+        """Stop the calls whose time is over; look again when the next one's is."""
+        self._watch = None
+        now = self._loop.time()
+        for worker in self._workers:
+            if worker.until is None or worker.late or worker.task is None:
+                continue
+            if worker.until <= now:
+                worker.late = True
+                worker.task.cancel()
+            elif self._watch is None or worker.until < self._watch.when():
+                self._watch_until(worker.until)
+
     # The writers.
 
-    async def _write_on(self) -> None:
+    async def _write_on(self, worker: _Worker) -> None:
         try:
             while True:
                 if not self._ready:
@@ -212,7 +272,7 @@ class BatchedEngine:
                     continue
                 batch = self._take()
                 if batch:
-                    await self._flush(batch)
+                    await self._flush(worker, batch)
                     # Let the callers that were just answered join the next batch.
                     await asyncio.sleep(0)
         finally:
@@ -285,9 +345,10 @@ class BatchedEngine:
             rules.backoff(lane.retries, self._rng), self._make_ready, lane
         )
 
-    async def _flush(self, batch: list[_Lane]) -> None:
+    async def _flush(self, worker: _Worker, batch: list[_Lane]) -> None:
         try:
-            loaded = await self._load([lane.key for lane in batch], self._limit(batch))
+            keys = [lane.key for lane in batch]
+            loaded = await self._load(worker, keys, self._limit(batch))
         except BackendError as exc:
             for lane in batch:
                 if lane.doubtful is None:
@@ -295,23 +356,30 @@ class BatchedEngine:
                 else:
                     self._sleep(lane)
             return
+        ends = self._timer() + MAX_FUNCTION_SECONDS
+
+        def out_of_time() -> bool:
+            return self._timer() > ends
+
         writes: dict[_Lane, Write] = {}
-        started = self._timer()
         size = 0
         for lane, record in zip(batch, loaded.records, strict=True):
-            late = self._timer() - started > MAX_FUNCTION_SECONDS
-            if (late or size > MAX_BATCH_BYTES) and lane is not batch[0]:
+            if writes and (size > MAX_BATCH_BYTES or out_of_time()):
                 self._release(lane)
                 continue
-            write = self._next_write(lane, record, loaded.now, started)
+            write = self._next_write(lane, record, loaded.now, out_of_time)
             if write is not None:
                 writes[lane] = write
                 size += len(write.record.value)
         if writes:
-            await self._commit(writes)
+            await self._commit(worker, writes)
 
     def _next_write(
-        self, lane: _Lane, record: Record | None, now: int, started: float
+        self,
+        lane: _Lane,
+        record: Record | None,
+        now: int,
+        out_of_time: Callable[[], bool],
     ) -> Write | None:
         """Settle a doubtful write or compute a new one; None if nothing is to be sent.
 
@@ -332,7 +400,7 @@ class BatchedEngine:
             if not lane.taken:
                 self._done(lane)
                 return None
-        return self._fold(lane, record, now, started)
+        return self._fold(lane, record, now, out_of_time)
 
     def _drop_cancelled(self, lane: _Lane) -> None:
         kept = [operation for operation in lane.taken if not operation.future.done()]
@@ -346,49 +414,44 @@ class BatchedEngine:
         )
 
     def _fold(
-        self, lane: _Lane, record: Record | None, now: int, started: float
+        self,
+        lane: _Lane,
+        record: Record | None,
+        now: int,
+        out_of_time: Callable[[], bool],
     ) -> Write | None:
-        fold = Fold(self._codec, self._policy, self._name(lane.key), record, now)
-        reached = fold.apply(
-            lane.taken, lambda: self._timer() - started > MAX_FUNCTION_SECONDS
-        )
-        lane.waiting.extendleft(reversed(lane.taken[reached:]))
-        del lane.taken[reached:]
+        before = b"" if record is None or record.is_dead(now) else record.value
+        fold = Fold(self._codec, self._policy, self._name(lane.key), before)
+        reached = fold.apply(lane.taken, out_of_time)
+        if reached < len(lane.taken):
+            lane.waiting.extendleft(reversed(lane.taken[reached:]))
+            del lane.taken[reached:]
         value = fold.value()
-        alive = record is not None and not record.is_dead(now)
-        if not value and not alive:
-            self._answer(lane)
-            return None
-        following = rules.next_record(
-            self._policy,
-            record,
-            value,
-            now,
-            rules.new_token(self._rng),
-            alive=bool(value),
-        )
-        if (
-            alive
-            and record is not None
-            and value == record.value
-            and following.expires_at == record.expires_at
-        ):
-            # Every operation was called before the load: what it saw was current.
-            self._answer(lane)
-            return None
-        return Write(
-            lane.key,
-            record.version if record is not None else None,
-            following,
-            rules.not_after(record, now, int(self._window * 1000)),
-        )
+        if value or before:
+            token = rules.new_token(self._rng)
+            following = rules.next_record(self._policy, record, value, now, token)
+            if value != before or (
+                record is not None and following.expires_at != record.expires_at
+            ):
+                return Write(
+                    lane.key,
+                    None if record is None else record.version,
+                    following,
+                    rules.not_after(record, now, int(self._window * 1000)),
+                )
+        # Nothing changed. Every operation was called before the load was sent, so what
+        # it saw was current, and it can be answered without a write.
+        self._answer(lane)
+        return None
 
-    async def _commit(self, writes: Mapping[_Lane, Write]) -> None:
+    async def _commit(
+        self, worker: _Worker, writes: Mapping[_Lane, Write]
+    ) -> None:
         """Send writes; a definite failure of several is split, so that one fails alone."""
         lanes = list(writes)
         try:
-            async with asyncio.timeout(self._limit(lanes)):
-                landed = await self._backend.commit(list(writes.values()))
+            work = self._backend.commit(list(writes.values()))
+            landed = await self._call(worker, work, self._limit(lanes))
             if len(landed) != len(lanes):
                 raise OutcomeUnknownError("the backend gave an answer too few or many")
         except BackendError as exc:
@@ -401,7 +464,7 @@ class BatchedEngine:
                 return
             middle = len(lanes) // 2
             for half in (lanes[:middle], lanes[middle:]):
-                await self._commit({lane: writes[lane] for lane in half})
+                await self._commit(worker, {lane: writes[lane] for lane in half})
         except Exception:  # noqa: BLE001 - unknown: the records will tell
             for lane, write in writes.items():
                 lane.doubtful = write
@@ -415,10 +478,11 @@ class BatchedEngine:
                 else:
                     self._sleep(lane)
 
-    async def _load(self, keys: Sequence[str], limit: float) -> Loaded:
+    async def _load(
+        self, worker: _Worker, keys: Sequence[str], limit: float
+    ) -> Loaded:
         try:
-            async with asyncio.timeout(limit):
-                loaded = await self._backend.load(keys)
+            loaded = await self._call(worker, self._backend.load(keys), limit)
         except BackendError:
             raise
         except TimeoutError as exc:
@@ -475,6 +539,9 @@ class BatchedEngine:
         self._ready.clear()
         self._idle.clear()
         self._idle_reader = None
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         for futures in self._reads.values():
             for future in futures:
                 if not future.done():
@@ -484,7 +551,7 @@ class BatchedEngine:
 
     # The reader.
 
-    async def _read_on(self) -> None:
+    async def _read_on(self, worker: _Worker) -> None:
         try:
             while True:
                 if not self._reads:
@@ -492,14 +559,16 @@ class BatchedEngine:
                     await self._idle_reader
                     continue
                 keys = list(self._reads)[:MAX_ROWS]
-                await self._read({key: self._reads.pop(key) for key in keys})
+                await self._read(worker, {key: self._reads.pop(key) for key in keys})
         finally:
             self._fail_everything()
 
-    async def _read(self, batch: dict[str, list[asyncio.Future[Any]]]) -> None:
+    async def _read(
+        self, worker: _Worker, batch: dict[str, list[asyncio.Future[Any]]]
+    ) -> None:
         count = sum(map(len, batch.values()))
         try:
-            loaded = await self._load(list(batch), self._timeout)
+            loaded = await self._load(worker, list(batch), self._timeout)
         except BackendError as exc:
             for future in (future for futures in batch.values() for future in futures):
                 if not future.done():

@@ -1,7 +1,7 @@
 """Apply the waiting operations of one key, in order, to what was loaded.
 
-Pure but for the callers' functions: given a record, it computes each operation's answer
-and the one record that follows. Nothing is answered here; ``batched`` does that once
+Pure but for the callers' functions: given a session's bytes, it computes each
+operation's answer and the bytes that follow. Nothing is answered here; ``batched`` does that once
 the commit on which the answers rest is acknowledged.
 """
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from botsessions.codec import Codec
-    from botsessions.record import Record
 
 
 class Operation:
@@ -83,15 +82,15 @@ class Fold:
     __slots__ = ("_alive", "_body", "_codec", "_key", "_policy", "_spare", "_value")
 
     def __init__(
-        self, codec: Codec, policy: rules.Policy, key: str, record: Record | None, now: int
+        self, codec: Codec, policy: rules.Policy, key: str, value: bytes
     ) -> None:
         self._codec = codec
         self._policy = policy
         self._key = key
-        self._alive = record is not None and not record.is_dead(now)
-        # The session is ``_value`` (sealed, as loaded) until an operation changes it to
-        # ``_body``; ``_spare`` is a flat copy of it, when there is one.
-        self._value = record.value if record is not None and self._alive else b""
+        # The session is ``_value`` (sealed, as loaded; empty if there is none) until an
+        # operation changes it to ``_body``; ``_spare`` is a flat copy of it, if any.
+        self._alive = bool(value)
+        self._value = value
         self._body: bytes | None = None
         self._spare: dict[Any, Any] | None = None
 

@@ -1,22 +1,23 @@
 """The engine for backends in this process: no future, no queue, no suspension.
 
 An operation is a dict look-up, a decode, the function, an encode, a store. In front of
-the rules stands a short cut for the usual session (a small flat dict without an end):
-it repeats ``Codec.pack``'s flat case, because each call it saves is a tenth of the whole
+the rules stands a short cut for the usual session (small, plain, without an end): it
+repeats what ``Codec.pack`` does, because each call it saves is a tenth of the whole
 (``docs/adr/0003``); whatever is unusual goes the long way, which is also the reference.
-Between claim and release (``backend.Home``) nobody else touches the records.
+Who may touch the records, and when, is said at ``backend.Home``.
 """
 
 from __future__ import annotations
 
 import gc
 from asyncio import get_running_loop
-from contextlib import contextmanager
+from contextlib import nullcontext
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from ormsgpack import packb, unpackb
 
-from botsessions.codec import BIN8, EMPTY, FLAT_LIMIT, PLAIN, Codec, seal
+from botsessions.codec import BIN8, EMPTY, SHORT, PLAIN, Codec, seal
 from botsessions.engine import rules
 from botsessions.errors import (
     CorruptRecordError,
@@ -28,12 +29,15 @@ from botsessions.record import Record
 if TYPE_CHECKING:
     import asyncio
     import random
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
 
-    from botsessions.backend import InlineTable, SupportsInline
+    from botsessions.backend import Home, InlineTable, SupportsInline
     from botsessions.keys import SessionKey
 
-_is_tracked = gc.is_tracked
+# Bound once: a look-up less in the short cut. ``dict.copy`` takes nothing but a dict.
+is_tracked = gc.is_tracked
+copy_of = dict.copy
 
 
 class InlineEngine:
@@ -42,12 +46,12 @@ class InlineEngine:
     __slots__ = (
         "_backend",
         "_codec",
-        "_flat_limit",
         "_home",
         "_loop",
         "_policy",
         "_records",
         "_rng",
+        "_short",
     )
 
     def __init__(  # noqa: PLR0913 - everything it depends on is an argument
@@ -68,8 +72,8 @@ class InlineEngine:
         self._loop = loop
         self._rng = rng
         endless = policy.ttl is None and policy.max_age is None
-        # Up to here the short cut may go; with an expiry to compute, nowhere.
-        self._flat_limit = min(FLAT_LIMIT, policy.max_bytes) if endless else 0
+        # Up to this size the short cut may be taken; with an expiry to compute, never.
+        self._short = min(SHORT, policy.max_bytes) if endless else 0
 
     def update(
         self,
@@ -77,50 +81,50 @@ class InlineEngine:
         function: Callable[[dict[Any, Any]], Mapping[Any, Any]],
     ) -> dict[Any, Any]:
         """Apply a function to one session; return the session as stored."""
-        home = self._home
-        loop = home.loop
-        if loop is not get_running_loop():
+        if self._home.owner._thread_id != get_ident():  # noqa: SLF001 - see Home
             return self._update_shared(key, function)
-        home.loop = None
+        records = self._records
         try:
-            if not home.shared:
-                try:
-                    session = unpackb(self._records[key._text])  # type: ignore[arg-type]  # noqa: SLF001
-                except KeyError:
-                    session = {}
-                except (AttributeError, ValueError):
-                    session = self._read(_text_of(key))
-                try:
-                    new = function(session)
-                except TypeError:
-                    rules.check_function(function)
-                    raise
-                if type(new) is dict and not _is_tracked(new):
-                    try:
-                        body = packb(new, None, PLAIN)
-                    except TypeError:
-                        return self._write(key._text, new)  # noqa: SLF001
-                    if 1 < len(body) <= self._flat_limit and BIN8 not in body:
-                        self._records[key._text] = body  # noqa: SLF001
-                        return new.copy()
-                return self._write(key._text, new)  # noqa: SLF001
-        finally:
-            home.loop = loop
-        return self._update_shared(key, function)
+            text = key._text  # noqa: SLF001 - kept there for the engine
+            seen = records[text]
+            session = unpackb(seen)  # type: ignore[arg-type] # a Record: ValueError
+        except (KeyError, AttributeError, ValueError):
+            return self._update_carefully(key, function)
+        try:
+            new = function(session)
+        except TypeError:
+            rules.check_function(function)
+            raise
+        try:
+            body = packb(new, None, PLAIN)
+            flat = not is_tracked(new)
+            copy = copy_of(new) if flat else unpackb(body)  # type: ignore[arg-type]
+            same = records[text] is seen
+        except (TypeError, ValueError, KeyError):
+            return self._write(text, new, seen)
+        if (
+            same
+            and len(body) <= self._short
+            and BIN8 not in body
+            and (flat or (type(copy) is dict and copy == new))
+        ):
+            records[text] = body
+            return copy
+        return self._write(text, new, seen)
 
     def get(self, key: SessionKey) -> dict[Any, Any]:
         """Read one session."""
-        with self._claimed():
+        with self._exclusively():
             return self._read(_text_of(key))
 
     def put(self, key: SessionKey, body: bytes) -> None:
         """Replace one session by a packed one."""
-        with self._claimed():
+        with self._exclusively():
             self._store(_text_of(key), body)
 
     def delete(self, key: SessionKey) -> None:
         """Remove one session."""
-        with self._claimed():
+        with self._exclusively():
             self._records.pop(_text_of(key), None)
 
     def close(self) -> None:
@@ -132,37 +136,29 @@ class InlineEngine:
         key: SessionKey,
         function: Callable[[dict[Any, Any]], Mapping[Any, Any]],
     ) -> dict[Any, Any]:
-        rules.check_function(function)
-        with self._claimed():
-            text = _text_of(key)
-            return self._write(text, function(self._read(text)))
+        with self._exclusively():
+            return self._update_carefully(key, function)
 
-    @contextmanager
-    def _claimed(self) -> Iterator[None]:
-        """Have the records to ourselves, as the loop they belong to or under the lock."""
-        home = self._home
+    def _update_carefully(
+        self,
+        key: SessionKey,
+        function: Callable[[dict[Any, Any]], Mapping[Any, Any]],
+    ) -> dict[Any, Any]:
+        """Update the long way, on records that nobody else touches meanwhile."""
+        rules.check_function(function)
+        text = _text_of(key)
+        seen = self._records.get(text)
+        return self._write(text, function(self._read(text)), seen)
+
+    def _exclusively(self) -> AbstractContextManager[object]:
+        """Have the records to ourselves: as the owner's thread, or under the lock."""
         if get_running_loop() is not self._loop:
             raise BackendError(
                 "this store belongs to another event loop; open one store for each loop"
             )
-        if home.loop is self._loop:
-            home.loop = None
-            try:
-                if not home.shared:
-                    yield
-                    return
-            finally:
-                home.loop = self._loop
-        elif not home.shared:
-            raise _called_from_inside()
-        with home.lock:
-            if home.busy:
-                raise _called_from_inside()
-            home.busy = True
-            try:
-                yield
-            finally:
-                home.busy = False
+        if self._home.owner._thread_id == get_ident():  # noqa: SLF001 - see Home
+            return nullcontext()
+        return _Locked(self._home)
 
     def _read(self, text: str) -> dict[Any, Any]:
         entry = self._records.get(text)
@@ -177,10 +173,14 @@ class InlineEngine:
         except CorruptRecordError as exc:
             raise rules.corrupt(text, exc) from exc
 
-    def _write(self, text: str, returned: object) -> dict[Any, Any]:
+    def _write(
+        self, text: str, returned: object, seen: bytes | Record | None
+    ) -> dict[Any, Any]:
         """Store what a function returned; give back a copy of it."""
         body, copy = self._codec.pack(rules.check_returned(returned))
         self._policy.check_size(body)
+        if self._records.get(text) is not seen:
+            raise _called_from_inside()
         if body != EMPTY or self._is_alive(text):
             self._store(text, body)
         return copy
@@ -203,12 +203,31 @@ class InlineEngine:
             seal(body),
             now,
             rules.new_token(self._rng),
-            alive=True,
         )
 
 
 def _text_of(key: object) -> str:
     return rules.check_key(key)._text  # noqa: SLF001 - kept there for the engine
+
+
+class _Locked:
+    """Holds the lock of shared records; refuses a function that calls the store."""
+
+    __slots__ = ("_home",)
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    def __enter__(self) -> None:
+        self._home.lock.acquire()
+        if self._home.busy:
+            self._home.lock.release()
+            raise _called_from_inside()
+        self._home.busy = True
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._home.busy = False
+        self._home.lock.release()
 
 
 def _called_from_inside() -> InvalidUpdateError:

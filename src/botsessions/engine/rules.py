@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import inspect
 from collections.abc import Mapping
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from botsessions.errors import (
@@ -25,6 +26,7 @@ from botsessions.record import RING_LENGTH, Record, Version, Write, ring_after, 
 if TYPE_CHECKING:
     import random
 
+_IS_ASYNC = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _MAX_BACKOFF = 0.050
 _FIRST_BACKOFF = 0.001
 
@@ -43,19 +45,15 @@ class Policy:
         The end moves lazily: as long as less than a tenth of the ttl has passed since
         it was last moved it stays, which spares an index and most refreshing writes.
         """
-        ends = []
-        if self.ttl is not None:
-            ends.append(now + self.ttl)
+        if self.ttl is None:
+            return None if self.max_age is None else created_at + self.max_age
+        end = now + self.ttl
         if self.max_age is not None:
-            ends.append(created_at + self.max_age)
-        if not ends:
-            return None
-        end = min(ends)
-        if record is not None and record.expires_at is not None and self.ttl is not None:
-            moved = end - record.expires_at
-            if 0 <= moved <= self.ttl // 10 and not record.is_dead(now):
-                return record.expires_at
-        return end
+            end = min(end, created_at + self.max_age)
+        if record is None or record.expires_at is None or record.is_dead(now):
+            return end
+        moved = end - record.expires_at
+        return record.expires_at if 0 <= moved <= self.ttl // 10 else end
 
     def check_size(self, body: bytes) -> None:
         """Refuse a session that is too large for the store."""
@@ -66,27 +64,23 @@ class Policy:
             )
 
 
-def next_record(  # noqa: PLR0913 - one argument for each thing a record is made of
-    policy: Policy,
-    record: Record | None,
-    value: bytes,
-    now: int,
-    token: int,
-    *,
-    alive: bool,
+def next_record(
+    policy: Policy, record: Record | None, value: bytes, now: int, token: int
 ) -> Record:
     """Return the record that takes the place of this one (of none, if None).
 
-    A deleted session (``alive`` false) is a record that is dead from now on.
+    An empty value deletes: the record is dead from now on.
     """
-    fresh = record is None or record.is_dead(now)
-    created_at = now if record is None or fresh else record.created_at
+    if record is None:
+        end = policy.expires_at(None, now, now) if value else now
+        return Record(Version(1, token), value, b"", now, end)
+    created_at = now if record.is_dead(now) else record.created_at
     return Record(
-        version=Version(1 if record is None else record.version.counter + 1, token),
-        value=value,
-        ring=ring_after(record),
-        created_at=created_at,
-        expires_at=policy.expires_at(record, created_at, now) if alive else now,
+        Version(record.version.counter + 1, token),
+        value,
+        ring_after(record),
+        created_at,
+        policy.expires_at(record, created_at, now) if value else now,
     )
 
 
@@ -153,13 +147,17 @@ def check_key(key: object) -> SessionKey:
 
 def check_function(function: object) -> None:
     """Refuse what ``update`` cannot call, before anything happens."""
+    if type(function) is FunctionType and not function.__code__.co_flags & _IS_ASYNC:
+        return  # the usual case, without the cost of asking further
     if not callable(function):
         raise InvalidUpdateError(
             f"update needs a function of one argument, not {type(function).__name__}; "
             "to replace the session use put"
         )
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise InvalidUpdateError(_NO_COROUTINES)
+    called = function if inspect.isroutine(function) else type(function).__call__
+    for candidate in (function, called):
+        if inspect.iscoroutinefunction(candidate) or inspect.isasyncgenfunction(candidate):
+            raise InvalidUpdateError(_NO_COROUTINES)
 
 
 def check_returned(returned: object) -> Mapping[Any, Any]:

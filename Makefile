@@ -1,0 +1,123 @@
+# `make help` lists the targets. Each sets up what it needs: .venv/<group>/<python> has
+# the packages that requirements/<group>.txt pins, and this one, editable.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.SECONDEXPANSION:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# A Python counts when it runs and can make a venv. A pyenv shim may refuse to run, so
+# the interpreters behind the shims are tried as well.
+SUPPORTED := 3.11 3.12 3.13
+PYENV := $(or $(PYENV_ROOT),$(HOME)/.pyenv)
+probe = $(shell $(1) -c 'import sys, venv, ensurepip; print(sys.executable)' 2>/dev/null)
+find = $(firstword $(foreach p,python$(1) $(wildcard $(PYENV)/versions/$(1).*/bin/python),$(call probe,$(p))))
+$(foreach v,$(SUPPORTED),$(eval PYTHON_$(v) := $(call find,$(v))))
+FOUND := $(foreach v,$(SUPPORTED),$(if $(PYTHON_$(v)),$(v)))
+MISSING := $(filter-out $(FOUND),$(SUPPORTED))
+MAIN := $(or $(firstword $(FOUND)),3.11)
+
+CLI := .venv/cli/$(MAIN)
+CHECK := .venv/check/$(MAIN)
+TEST := .venv/test/$(MAIN)
+BENCH := .venv/bench/$(MAIN)
+LOCK := .venv/lock/3.11
+
+CHECKS := formatting lint types layers wheel $(FOUND:%=tests-%)
+
+.PHONY: help demo test pythons $(CHECKS) bench soak lock format clean
+
+help: ## list the targets
+	@sed -nE 's/^([a-z]+):.* ## (.*)/make \1\t\2/p' Makefile | expand -t 14
+
+demo: private export PATH := $(CURDIR)/$(CLI)/bin:$(PATH)
+demo: private export PYTHONPATH := .
+demo: $(CLI)/.ready ## replay recorded updates through an example bot, show its sessions
+	botsessions replay examples/updates.jsonl --handler examples.signup_bot:handle --store sqlite:///demo.db
+	botsessions list --store sqlite:///demo.db
+	botsessions show chat=1001/user=1001 --store sqlite:///demo.db
+
+test: pythons $(CHECK)/.ready $(FOUND:%=.venv/test/%/.ready) ## run every check there is
+	@passed=0; failed=; \
+	for check in $(CHECKS); do \
+	    echo "=== $$check"; \
+	    if $(MAKE) $$check; then passed=$$((passed + 1)); else failed+=" $$check"; fi; \
+	done; \
+	set -- $$failed; \
+	echo "==="; \
+	$(if $(MISSING),echo "NOT TESTED on Python $(MISSING): not found";) \
+	[ $$# = 0 ] || echo "FAILED: $$*"; \
+	echo "checks: $$passed passed, $$# failed"; \
+	[ $$# = 0 ]
+
+pythons:
+	@$(foreach v,$(FOUND),echo "Python $(v): $(PYTHON_$(v))";)
+	@$(foreach v,$(MISSING),echo "Python $(v): NOT FOUND, nothing is tested on it";)
+	@[ -n "$(if $(filter true,$(CI)),$(PYTHON_3.11),$(FOUND))" ] || { echo "no Python to test on"; exit 1; }
+
+formatting: $(CHECK)/.ready
+	@$(CHECK)/bin/ruff format --check .
+
+lint: $(CHECK)/.ready
+	@$(CHECK)/bin/ruff check .
+
+types: $(CHECK)/.ready
+	@$(CHECK)/bin/mypy
+
+layers: $(CHECK)/.ready
+	@$(CHECK)/bin/lint-imports --no-logo --no-cache
+
+# What a user gets: the built wheel, in a venv with nothing but what it asks for.
+wheel: $(CHECK)/.ready
+	@rm -rf .venv/wheel
+	@$(CHECK)/bin/python -m pip wheel -qq --no-deps --no-build-isolation -w .venv/wheel .
+	@$(PYTHON_$(MAIN)) -m venv .venv/wheel/clean
+	@.venv/wheel/clean/bin/python -m pip install -qq --require-hashes -r requirements/runtime.txt
+	@.venv/wheel/clean/bin/python -m pip install -qq --no-deps --no-index .venv/wheel/*.whl
+	@.venv/wheel/clean/bin/python -m pip check
+	@.venv/wheel/clean/bin/python -I -c "import botsessions as b, pathlib as p; \
+	    assert 'site-packages' in b.__file__, b.__file__; \
+	    assert p.Path(b.__file__).with_name('py.typed').is_file(), 'no py.typed'; \
+	    print('the wheel of', b.__version__, 'installs, imports and is typed')"
+
+$(FOUND:%=tests-%): tests-%: .venv/test/%/.ready
+	@.venv/test/$*/bin/python -m pytest
+
+bench: $(BENCH)/.ready ## measure, beside aiogram's storage and the bare floor
+	@$(BENCH)/bin/python -m benchmarks
+
+soak: $(TEST)/.ready ## run the long forms of the tests
+	@$(TEST)/bin/python -m pytest -m soak
+
+# From the index alone: nothing that this machine's pip is configured with gets in.
+# check.txt comes first and binds the others, so that each package has one version.
+lock: $(LOCK)/.ready ## pin the requirements; UPGRADE=--upgrade takes the newest of each
+	@unset PIP_FIND_LINKS PIP_EXTRA_INDEX_URL; \
+	export PIP_CONFIG_FILE=/dev/null CUSTOM_COMPILE_COMMAND="make lock"; \
+	group() { $(LOCK)/bin/python -m dependency_groups $$1; }; \
+	pin() { echo "pinning $$1"; \
+	    $(LOCK)/bin/python -m piptools compile -q $(UPGRADE) -o requirements/$$1.txt "$${@:2}"; }; \
+	also="-c requirements/check.txt --no-annotate"; \
+	group check | pin check pyproject.toml --extra cli -; \
+	group test | pin test pyproject.toml --extra cli - $$also; \
+	group bench | pin bench pyproject.toml - $$also; \
+	pin runtime pyproject.toml $$also; \
+	pin cli pyproject.toml --extra cli $$also; \
+	pin build pyproject.toml --only-build-deps --all-build-deps $$also; \
+	group lock | pin lock - $$also
+
+format: $(CHECK)/.ready ## format the code and mend what ruff can
+	@$(CHECK)/bin/ruff check -q --fix-only .
+	@$(CHECK)/bin/ruff format .
+
+clean: ## remove all that make made
+	rm -rf .venv .mypy_cache .ruff_cache .hypothesis demo.db*
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/%/.ready: requirements/$$(*D).txt requirements/build.txt
+	@echo "setting up $(@D) from $<"
+	@$(or $(PYTHON_$(*F)),$(error no usable Python $(*F) was found)) -m venv --clear $(@D)
+	@$(@D)/bin/python -m pip install -qq --require-hashes -r $< -r requirements/build.txt
+	@$(@D)/bin/python -m pip install -qq --no-deps --no-build-isolation --editable .
+	@touch $@

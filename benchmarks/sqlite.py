@@ -1,0 +1,128 @@
+"""SQLite at full durability: what do combining and group commit gain?
+
+The baseline is what one would write by hand: each update is one transaction (begin,
+read, function, write, commit) on a worker thread, with the same driver and settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import apsw
+import ormsgpack
+
+from benchmarks.measure import Row, Run, alternate, ratio
+from benchmarks.sessions import FLAT, increment
+from botsessions import SessionKey, SessionStore, SQLiteBackend
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+KEYS = 10_000
+ROUNDS = 7
+
+
+class Baseline:
+    """One transaction for each update."""
+
+    def __init__(self, path: Path) -> None:
+        self._worker = ThreadPoolExecutor(1)
+        self._connection = apsw.Connection(str(path))
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute("CREATE TABLE s (k TEXT PRIMARY KEY, b BLOB) STRICT")
+
+    async def update(self, key: str) -> object:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._worker, self._transaction, key)
+
+    def fill(self, keys: Sequence[str]) -> None:
+        body = ormsgpack.packb(FLAT)
+        with self._connection:
+            self._connection.executemany(
+                "INSERT INTO s VALUES (?, ?)", [(key, body) for key in keys]
+            )
+
+    def _transaction(self, key: str) -> dict[str, Any]:
+        execute = self._connection.execute
+        execute("BEGIN IMMEDIATE")
+        body = execute("SELECT b FROM s WHERE k = ?", (key,)).get
+        session = increment(ormsgpack.unpackb(body))
+        execute("UPDATE s SET b = ? WHERE k = ?", (ormsgpack.packb(session), key))
+        execute("COMMIT")
+        return session
+
+
+async def report() -> list[Row]:
+    with tempfile.TemporaryDirectory() as directory:
+        return await _report(Path(directory))
+
+
+async def _report(directory: Path) -> list[Row]:
+    keys = [SessionKey(chat_id=n, user_id=n) for n in range(KEYS)]
+    texts = list(map(str, keys))
+    baseline = Baseline(directory / "baseline.db")
+    baseline.fill(texts)
+    rows = []
+    async with SessionStore(SQLiteBackend(directory / "ours.db")) as store:
+        await asyncio.gather(*(store.put(key, FLAT) for key in keys))
+
+        async def ours(number: int) -> object:
+            return await store.update(keys[number], increment)
+
+        async def theirs(number: int) -> object:
+            return await baseline.update(texts[number])
+
+        async def compare(callers: int, ours_each: int, theirs_each: int, spread: int) -> Any:
+            return await alternate(
+                {
+                    "ours": lambda: _drive(ours, callers, ours_each, spread),
+                    "theirs": lambda: _drive(theirs, callers, theirs_each, spread),
+                },
+                ROUNDS,
+            )
+
+        one = await compare(1, 1500, 1500, KEYS)
+        rows.append(ratio("one caller, 10,000 keys", one["ours"], one["theirs"], 0.9))
+        many = await compare(64, 400, 60, KEYS)
+        rows.append(ratio("64 callers, 10,000 keys", many["ours"], many["theirs"], 7))
+        rows.append(
+            ratio(
+                "64 callers, 10,000 keys: p99 latency",
+                many["ours"],
+                many["theirs"],
+                0.25,
+                of=lambda run: run.percentile(0.99),
+                at_least=False,
+            )
+        )
+        hot = await compare(1000, 60, 4, 1)
+        rows.append(ratio("1,000 callers, one key", hot["ours"], hot["theirs"], 100))
+        wide = await compare(1000, 30, 4, KEYS)
+        rows.append(ratio("1,000 callers, 10,000 keys", wide["ours"], wide["theirs"], 7))
+    return rows
+
+
+async def _drive(
+    update: Callable[[int], Awaitable[object]], callers: int, each: int, spread: int
+) -> Run:
+    latencies: list[float] = []
+
+    async def caller(start: int) -> None:
+        number = start * 7919
+        for _ in range(each):
+            number = (number + 4973) % spread
+            called = time.perf_counter()
+            await update(number)
+            latencies.append(time.perf_counter() - called)
+
+    started = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for start in range(callers):
+            group.create_task(caller(start))
+    return Run(callers * each, time.perf_counter() - started, latencies)

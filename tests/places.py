@@ -1,0 +1,102 @@
+"""The places that sessions can live in: one set of tests runs over all of them.
+
+A place hands out backends over the same data, as several programs or restarts would
+make them, and a clock that tests can move. What a place cannot do is said by a protocol
+or by one of its properties, never by its name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from botsessions import Backend, MemoryBackend, Page, SessionStore, SQLiteBackend
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from botsessions import Loaded, Write
+
+
+class Clock:
+    """Seconds since the epoch, standing still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Place:
+    """Somewhere to keep records, and the clock by which they expire."""
+
+    def __init__(self, directory: Path) -> None:
+        self.clock = Clock()
+        self.directory = directory
+
+    def backend(self) -> Backend:
+        """Return a new backend over this place's data."""
+        raise NotImplementedError
+
+    def store(self, **options: Any) -> SessionStore:
+        """Return a new store over a new backend."""
+        return SessionStore(self.backend(), **options)
+
+
+class Memory(Place):
+    """The memory backend as it is used: its records taken inline."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._backend = MemoryBackend(clock=self.clock)
+
+    def backend(self) -> Backend:
+        return self._backend
+
+
+class MemoryByContract(Memory):
+    """The memory backend behind nothing but the contract: the batched engine's."""
+
+    def backend(self) -> Backend:
+        return OnlyContract(self._backend)
+
+
+class SQLite(Place):
+    """A file, opened by a new backend each time."""
+
+    def backend(self) -> Backend:
+        # Tests kill nothing here that "normal" could lose, and it spares the disk.
+        return SQLiteBackend(
+            self.directory / "sessions.db", durability="normal", clock=self.clock
+        )
+
+
+class OnlyContract:
+    """Shows of a memory backend what a third party's backend would show."""
+
+    concurrent_batches = 1
+
+    def __init__(self, backend: MemoryBackend) -> None:
+        self._backend = backend
+
+    async def open(self) -> None:
+        await self._backend.open()
+
+    async def aclose(self) -> None:
+        await self._backend.aclose()
+
+    async def load(self, keys: Sequence[str]) -> Loaded:
+        return await self._backend.load(keys)
+
+    async def commit(self, writes: Sequence[Write]) -> Sequence[bool]:
+        return await self._backend.commit(writes)
+
+    async def list_page(self, prefix: str, after: str, limit: int) -> Page:
+        return await self._backend.list_page(prefix, after, limit)
+
+    async def sweep(self, prefix: str, limit: int) -> int:
+        return await self._backend.sweep(prefix, limit)
+
+
+PLACES = [Memory, MemoryByContract, SQLite]
