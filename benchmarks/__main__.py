@@ -21,7 +21,7 @@ def main() -> None:
     say("median of the rounds (lowest to highest); ✗ misses its target here")
     for name in names:
         module = import_module(f"benchmarks.{name}")
-        say(f"\n{name}: {module.__doc__.splitlines()[0]}")
+        say(f"\n{name}: {(module.__doc__ or name).splitlines()[0]}")
         for row in asyncio.run(module.report()):
             say(row)
 

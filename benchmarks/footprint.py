@@ -1,4 +1,4 @@
-"""Resident memory of 100,000 sessions of 163 bytes, each rival in a process of its own."""
+"""Resident memory of 100,000 sessions of 163 bytes, a process for each rival."""
 
 from __future__ import annotations
 
@@ -48,8 +48,7 @@ async def _botsessions(content: dict[str, Any], numbers: range) -> object:
 
     store = SessionStore(MemoryBackend())
     for n in numbers:
-        key = SessionKey(chat_id=n, user_id=n)
-        await store.update(key, lambda _, n=n: {**content, "seen": n})  # type: ignore[misc]
+        await store.put(SessionKey(chat_id=n, user_id=n), {**content, "seen": n})
     return store
 
 

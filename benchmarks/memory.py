@@ -1,9 +1,9 @@
 """In memory: what does the store add to the work that nobody can leave out?
 
 The *floor* is a coroutine that looks up, decodes, calls, encodes, stores: no checks, no
-copies, no isolation, with the options of ormsgpack that law 6 needs (ENGINE 7.5). Beside
-it aiogram's MemoryStorage under SimpleEventIsolation, which decodes nothing and copies
-shallowly.
+copies, no isolation, with the options of ormsgpack that law 6 needs (ENGINE 7.5).
+Beside it aiogram's MemoryStorage under SimpleEventIsolation, which decodes nothing and
+copies shallowly.
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ async def report() -> list[Row]:
                 ROUNDS,
             )
             rows += [
-                ratio(f"{name}, {title}: of the floor", runs["ours"], runs["floor"], 0.75),
+                ratio(
+                    f"{name}, {title}: of the floor", runs["ours"], runs["floor"], 0.75
+                ),
                 ratio(
                     f"{name}, {title}: of aiogram's MemoryStorage",
                     runs["ours"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,14 +21,17 @@ async def report() -> list[Row]:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "shared.db"
         command = [sys.executable, "-m", "benchmarks.neighbour", str(path)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as busy:  # noqa: S603
-            assert busy.stdout is not None
-            busy.stdout.readline()
-            try:
-                async with SessionStore(SQLiteBackend(path)) as store:
-                    runs = [await _call(store) for _ in range(ROUNDS)]
-            finally:
-                busy.kill()
+        busy = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.PIPE
+        )
+        assert busy.stdout is not None
+        await busy.stdout.readline()
+        try:
+            async with SessionStore(SQLiteBackend(path)) as store:
+                runs = [await _call(store) for _ in range(ROUNDS)]
+        finally:
+            busy.kill()
+            await busy.wait()
     return [
         figure(
             "beside 64 busy callers of another process: p99 / median",

@@ -78,7 +78,9 @@ async def _report(directory: Path) -> list[Row]:
         async def theirs(number: int) -> object:
             return await baseline.update(texts[number])
 
-        async def compare(callers: int, ours_each: int, theirs_each: int, spread: int) -> Any:
+        async def compare(
+            callers: int, ours_each: int, theirs_each: int, spread: int
+        ) -> Any:
             return await alternate(
                 {
                     "ours": lambda: _drive(ours, callers, ours_each, spread),
@@ -104,7 +106,9 @@ async def _report(directory: Path) -> list[Row]:
         hot = await compare(1000, 60, 4, 1)
         rows.append(ratio("1,000 callers, one key", hot["ours"], hot["theirs"], 100))
         wide = await compare(1000, 30, 4, KEYS)
-        rows.append(ratio("1,000 callers, 10,000 keys", wide["ours"], wide["theirs"], 7))
+        rows.append(
+            ratio("1,000 callers, 10,000 keys", wide["ours"], wide["theirs"], 7)
+        )
     return rows
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from datetime import timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import pytest
 
 import botsessions as bs
 from botsessions.record import Record, Version, Write
+from tests.test_codec import ONE_OF_EACH, same
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +31,10 @@ OTHER = bs.SessionKey(chat_id=-1001, user_id=43)
 
 def count(session: dict[Any, Any]) -> dict[Any, Any]:
     return {**session, "n": session.get("n", 0) + 1}
+
+
+def always(session: Any) -> Callable[[dict[Any, Any]], Any]:
+    return lambda _: session
 
 
 # The four verbs.
@@ -114,8 +120,6 @@ async def test_law_1_function_gets_a_fresh_dict(place: Place) -> None:
 async def test_law_1_function_runs_synchronously_in_the_callers_context(
     place: Place,
 ) -> None:
-    from contextvars import ContextVar
-
     language: ContextVar[str] = ContextVar("language", default="none")
 
     async def caller(store: bs.SessionStore, value: str) -> None:
@@ -142,10 +146,14 @@ async def test_law_1_a_function_must_return_a_mapping(
         assert await store.get(KEY) == {"a": 1}
 
 
+def forgets_to_return(session: dict[Any, Any]) -> Any:
+    session["a"] = 1
+
+
 async def test_law_1_a_session_changed_in_place_must_be_returned(place: Place) -> None:
     async with place.store() as store:
         with pytest.raises(bs.InvalidSessionError, match="returned None"):
-            await store.update(KEY, lambda session: session.update(a=1))  # type: ignore[arg-type,func-returns-value]
+            await store.update(KEY, forgets_to_return)
 
 
 async def coroutine_function(session: dict[Any, Any]) -> dict[Any, Any]:
@@ -288,8 +296,8 @@ async def test_law_3_over_threads_with_loops_of_their_own(place: Place) -> None:
         for _ in range(200):
             await store.update(KEY, count)
             await asyncio.sleep(0)
-        while any(thread.is_alive() for thread in threads):
-            await asyncio.sleep(0.01)
+        for thread in threads:
+            await asyncio.to_thread(thread.join)
         assert await store.get(KEY) == {"n": 800}
 
 
@@ -304,7 +312,7 @@ async def test_law_3_a_read_sees_what_another_store_acknowledged(place: Place) -
 
 async def test_law_3_verbs_of_one_key_take_effect_in_call_order(place: Place) -> None:
     async with place.store() as store:
-        answers = await asyncio.gather(
+        answers: Any = await asyncio.gather(
             store.put(KEY, {"n": 10}),
             store.update(KEY, count),
             store.delete(KEY),
@@ -335,7 +343,7 @@ async def test_law_4_a_session_that_is_too_large(place: Place) -> None:
             with pytest.raises(bs.SessionTooLargeError, match="max_session_bytes"):
                 await store.put(KEY, large)
             with pytest.raises(bs.SessionTooLargeError, match="100"):
-                await store.update(KEY, lambda _, large=large: large)  # type: ignore[misc]
+                await store.update(KEY, always(large))
         assert await store.get(KEY) == {"a": "x" * 90}
 
 
@@ -407,8 +415,6 @@ def spoil(session: dict[Any, Any]) -> None:
 
 
 async def test_law_6_types_survive_every_place(place: Place) -> None:
-    from tests.test_codec import ONE_OF_EACH, same
-
     async with place.store() as store:
         await store.put(KEY, ONE_OF_EACH)
         assert same(await store.get(KEY), ONE_OF_EACH)
@@ -430,7 +436,7 @@ async def test_law_6_what_cannot_be_kept_names_its_path(place: Place) -> None:
             with pytest.raises(bs.UnsupportedValueError, match=path):
                 await store.put(KEY, bad)
             with pytest.raises(bs.UnsupportedValueError, match=path):
-                await store.update(KEY, lambda _, bad=bad: bad)  # type: ignore[misc]
+                await store.update(KEY, always(bad))
         assert await store.get(KEY) == {"a": 1}
 
 
@@ -589,10 +595,10 @@ async def test_law_11_after_aclose_every_call_raises(place: Place) -> None:
         lambda: store.put(KEY, {}),
         lambda: store.update(KEY, count),
         lambda: store.delete(KEY),
-        lambda: store.delete_expired(),
+        store.delete_expired,
         lambda: anext(store.keys()),
         lambda: anext(store.items()),
-        lambda: store.__aenter__(),
+        store.__aenter__,
     ]
     for call in calls:
         with pytest.raises(bs.StoreClosedError, match="closed"):

@@ -8,7 +8,7 @@
 
 All public names are here. The rooms below, each importing only what is under it: cli ·
 open · store and backends · engine · backend (the contract) and codec · derive · keys,
-origin, record · errors. Names are loaded at first use, so that importing this package
+updates, record · errors. Names are loaded at first use, so that importing this package
 loads no driver and costs next to nothing.
 """
 
@@ -59,9 +59,9 @@ if TYPE_CHECKING:
     )
     from botsessions.keys import SessionKey
     from botsessions.open import open_store
-    from botsessions.origin import Origin, origin
     from botsessions.record import Loaded, Record, Version, Write
     from botsessions.store import SessionStore
+    from botsessions.updates import Origin, origin
 
 __version__ = "0.1.0"
 
@@ -97,13 +97,13 @@ _HOMES = {
     ),
     "keys": ("SessionKey",),
     "open": ("open_store",),
-    "origin": ("Origin", "origin"),
     "record": ("Loaded", "Record", "Version", "Write"),
     "store": ("SessionStore",),
+    "updates": ("Origin", "origin"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = [  # noqa: PLE0604, RUF100 - the names of _HOMES, spelled out for type checkers
+__all__ = [
     "Backend",
     "BackendError",
     "BackendUnavailableError",

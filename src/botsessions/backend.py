@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Backend(Protocol):
     """Keeps records by key; every method may be called by several tasks at once.
 
-    Keys are printable ASCII, at most 2,200 characters. A method that is cancelled must
+    Keys are printable ASCII, at most 1,100 characters. A method that is cancelled must
     leave the backend usable; a commit that is cancelled may land or not.
     """
 
@@ -121,8 +121,8 @@ class Home:
     """Which event loop has an inline backend to itself, while only one uses it.
 
     No operation suspends, so on that loop's thread none comes between two steps of
-    another, and no lock is needed. ``owner._thread_id`` names that thread while the loop
-    runs: one look answers "my loop, running, on this thread, and not shared". Once
+    another, and no lock is needed. ``owner._thread_id`` names that thread while the
+    loop runs: one look answers "my loop, running, on this thread, and not shared". Once
     ``owner`` is ``SHARED`` the records are so for good, and everybody takes ``lock``;
     ``busy`` then tells a call from inside a function apart. The backend sets it first
     and goes on when the owner's loop has turned once more.

@@ -66,7 +66,7 @@ class SessionTooLargeError(SessionError, ValueError):
 
 
 class ConflictError(SessionError):
-    """Other processes kept changing this key until the deadline; nothing was written."""
+    """Other processes kept changing the key until the deadline; nothing was written."""
 
 
 class OutcomeUnknownError(SessionError):

@@ -26,8 +26,8 @@ def open_store(url: str, **options: Any) -> SessionStore:
 
     ``memory://`` · ``sqlite:///relative.db`` · ``sqlite:////absolute/path.db``
 
-    Options are those of ``SessionStore`` (``namespace``, ``ttl``, ``types``, …) and of the
-    backend (``durability="normal"``); the backend's may also stand in the URL
+    Options are those of ``SessionStore`` (``namespace``, ``ttl``, ``types``, …) and of
+    the backend (``durability="normal"``); the backend's may also stand in the URL
     (``sqlite:///bot.db?durability=normal``). An unknown scheme raises ValueError, an
     unknown option TypeError, a missing driver ``MissingDependencyError``.
     """
@@ -60,7 +60,9 @@ def _sqlite(parts: SplitResult, options: dict[str, Any]) -> Backend:
     return _make("botsessions.backends.sqlite", "SQLiteBackend", None, options)
 
 
-def _make(module: str, name: str, extra: str | None, options: dict[str, Any]) -> Backend:
+def _make(
+    module: str, name: str, extra: str | None, options: dict[str, Any]
+) -> Backend:
     try:
         backend = getattr(import_module(module), name)
     except ModuleNotFoundError as exc:
@@ -72,7 +74,9 @@ def _make(module: str, name: str, extra: str | None, options: dict[str, Any]) ->
     unknown = sorted(set(options) - set(known))
     if unknown:
         choice = sorted(_STORE_OPTIONS | (set(known) - {"path"}))
-        raise TypeError(f"unknown option {unknown[0]!r}; choose from {', '.join(choice)}")
+        raise TypeError(
+            f"unknown option {unknown[0]!r}; choose from {', '.join(choice)}"
+        )
     made: Backend = backend(**options)
     return made
 

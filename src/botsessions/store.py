@@ -50,12 +50,12 @@ class SessionStore:
     digits, ``_``, ``.``, ``-``; at most 64).
 
     ``ttl`` is how long a session lives after its last change, ``max_age`` how long
-    after it was made: seconds or a timedelta, at least 1 ms. The end by ``ttl`` is moved
-    once a tenth of it has passed, so a session lives for at least nine tenths of it.
-    ``max_session_bytes`` bounds one encoded session, ``max_pending`` how many calls may
-    wait (``OverloadedError`` past it), ``timeout`` (seconds, below 60) each of them.
-    ``types`` are enums, dataclasses and NamedTuples that sessions may hold; a ``codec``
-    with registered types takes its place.
+    after it was made: seconds or a timedelta, at least 1 ms. The end by ``ttl`` is
+    moved once a tenth of it has passed, so a session lives for at least nine tenths of
+    it. ``max_session_bytes`` bounds one encoded session, ``max_pending`` how many calls
+    may wait (``OverloadedError`` past it), ``timeout`` (seconds, below 60) each of
+    them. ``types`` are enums, dataclasses and NamedTuples that sessions may hold; a
+    ``codec`` with registered types takes its place.
     """
 
     def __init__(  # noqa: PLR0913 - all but the backend have a default
@@ -67,7 +67,7 @@ class SessionStore:
         max_age: float | timedelta | None = None,
         max_session_bytes: int = 1024 * 1024,
         max_pending: int = 20_000,
-        timeout: float = 10.0,  # noqa: ASYNC109 - the bound of each call, not of this
+        timeout: float = 10.0,
         types: Iterable[type] = (),
         codec: Codec | None = None,
         rng: random.Random | None = None,
@@ -87,7 +87,9 @@ class SessionStore:
         if max_pending < 1 or max_session_bytes < 1:
             raise ValueError("max_pending and max_session_bytes must be 1 or more")
         if codec is not None and tuple(types):
-            raise ValueError("give types= or codec=, not both: Codec(types).register(…)")
+            raise ValueError(
+                "give types= or codec=, not both: Codec(types).register(…)"
+            )
         self._backend = backend
         self._prefix = namespace + "/"
         self._policy = rules.Policy(
@@ -111,7 +113,8 @@ class SessionStore:
 
         The dict is the caller's: changing it changes nothing stored. The answer is at
         least as new as any change that was acknowledged, to anybody, before the call.
-        To change what was read use ``update``: between ``get`` and ``put`` others write.
+        To change what was read use ``update``: between ``get`` and ``put`` others
+        write.
         """
         if self._inline is None and self._batched is None:
             await self._open()
@@ -171,10 +174,10 @@ class SessionStore:
     ) -> AsyncIterator[SessionKey]:
         """Walk the keys of the live sessions that have all the given parts.
 
-        ``parts`` are those of ``SessionKey`` (``chat_id=…``, ``user_id=…``, …). Keys come
-        in the order of their text, in bounded pages, beginning behind ``after``. It is no
-        snapshot: what is written meanwhile may be among them or not; what exists all the
-        time is, once.
+        ``parts`` are those of ``SessionKey`` (``chat_id=…``, ``user_id=…``, …). Keys
+        come in the order of their text, in bounded pages, beginning behind ``after``.
+        It is no snapshot: what is written meanwhile may be among them or not; what
+        exists all the time is, once.
         """
         async for key, _ in self._walk(after, parts):
             yield key
@@ -195,7 +198,7 @@ class SessionStore:
             yield key, session
 
     async def delete_expired(self) -> int:
-        """Remove what expired or was deleted over a minute ago; return how many records.
+        """Remove what has been dead for over a minute; return how many records.
 
         Only frees space: what has expired is never returned, swept or not. Works in
         small batches, so that other calls go on meanwhile; run it now and then.
@@ -219,8 +222,6 @@ class SessionStore:
         opening, self._opening = self._opening, None
         if opening is None:
             return
-        if not opening.done():
-            opening.cancel()
         await asyncio.wait([opening])
         if opening.cancelled() or opening.exception() is not None:
             return

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from botsessions.backend import RunsOn
 
+
 class MemoryBackend:
     """Keeps records in memory; stores that share one backend share its records.
 
@@ -77,7 +78,7 @@ class MemoryBackend:
         """Remove what has been dead for the grace period."""
         end = self.now() - GRACE_MS
         with self._exclusively():
-            dead = []
+            dead: list[tuple[InlineTable, str]] = []
             for key in self._keys():
                 table, text = self._place(key)
                 entry = table.records[text]

@@ -75,7 +75,7 @@ _SWEEP = (
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.0002, 0.001
 # Seconds to wait for other processes where no write's deadline says how long.
 _PATIENCE = 5.0
-# Up to so many records are read on the event loop's thread: less work than handing over.
+# Up to so many records are read on the event loop's thread: handing over is more work.
 _IN_PLACE = 64
 # Above every character of a key.
 _END = "\x7f"
@@ -86,11 +86,11 @@ class SQLiteBackend:
     """Keeps records in a file, shared by any number of processes on this machine.
 
     With ``durability="full"`` an acknowledged change survives a power loss; with
-    ``"normal"`` it survives the death of the process, but a power loss may undo the last
-    ones (never corrupt the file). The directory must exist, on a local disk: network
-    file systems are refused where they can be told. Beside the file lie its ``-wal`` and
-    ``-shm``; copy a database that is in use with SQLite's backup, not with ``cp``.
-    ``clock`` returns seconds since the epoch.
+    ``"normal"`` it survives the death of the process, but a power loss may undo the
+    last ones (never corrupt the file). The directory must exist, on a local disk:
+    network file systems are refused where they can be told. Beside the file lie its
+    ``-wal`` and ``-shm``; copy a database that is in use with SQLite's backup, not with
+    ``cp``. ``clock`` returns seconds since the epoch.
     """
 
     concurrent_batches = 1
@@ -164,7 +164,9 @@ class SQLiteBackend:
 
     async def list_page(self, prefix: str, after: str, limit: int) -> Page:
         """Read a page of records in the order of their keys."""
-        return await self._open_thread(self._reader).run(self._list, prefix, after, limit)
+        return await self._open_thread(self._reader).run(
+            self._list, prefix, after, limit
+        )
 
     async def sweep(self, prefix: str, limit: int) -> int:
         """Delete what has been dead for the grace period."""
@@ -182,12 +184,16 @@ class SQLiteBackend:
     def _open_thread(self, thread: _Thread | None) -> _Thread:
         self._check_process()
         if thread is None:
-            raise BackendError("this SQLite backend is not open; use it through a store")
+            raise BackendError(
+                "this SQLite backend is not open; use it through a store"
+            )
         return thread
 
     def _open_connection(self) -> apsw.Connection:
         if self._inline is None:
-            raise BackendError("this SQLite backend is not open; use it through a store")
+            raise BackendError(
+                "this SQLite backend is not open; use it through a store"
+            )
         return self._inline
 
     # On the threads.
@@ -221,8 +227,8 @@ class SQLiteBackend:
             connection.set_busy_timeout(0)
             synchronous = "FULL" if self._durability == "full" else "NORMAL"
             connection.execute(f"PRAGMA synchronous = {synchronous}")
-            # A checkpoint writes each page once, however often the log has it: rare ones
-            # cost less in all. 8,192 pages are a log of 32 MiB.
+            # A checkpoint writes each page once, however often the log has it: rare
+            # ones cost less in all. 8,192 pages are a log of 32 MiB.
             connection.execute("PRAGMA wal_autocheckpoint = 8192")
             # On macOS only this makes fsync reach the disk.
             connection.execute("PRAGMA fullfsync = 1")

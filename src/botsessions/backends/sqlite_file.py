@@ -55,7 +55,9 @@ def check_place(path: str) -> None:
             "its files beside the database"
         )
     if os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):  # noqa: PTH110
-        raise BackendUnavailableError(f"{path} may not be read and written by this user")
+        raise BackendUnavailableError(
+            f"{path} may not be read and written by this user"
+        )
     kind = filesystem(path)
     if kind in _NETWORK:
         raise BackendUnavailableError(
@@ -98,8 +100,8 @@ def is_new(connection: apsw.Connection, path: str) -> bool:
     if application == APPLICATION_ID:
         if version > SCHEMA_VERSION:
             raise BackendUnavailableError(
-                f"{path} was written by a newer botsessions (schema {version}, this one "
-                f"knows {SCHEMA_VERSION}); upgrade this program"
+                f"{path} was written by a newer botsessions (schema {version}, this "
+                f"one knows {SCHEMA_VERSION}); upgrade this program"
             )
         return False
     tables = connection.execute("SELECT count(*) FROM sqlite_schema").get

@@ -2,11 +2,11 @@
 
 Operations of a key wait in its *lane*, in call order. A *writer* takes the lanes that
 are ready, loads their records at once, applies the operations (``fold``), commits all
-writes at once, and only then answers. While it waits the next batch gathers. A *reader*
-does the same for ``get``. A lane that lost against another process sleeps and runs
-again; one whose write got no answer is settled by the record that a reload shows
-(``rules.settle``). Callers wait on futures only: nobody but the writers and the reader
-awaits the backend, so that a cancelled caller leaves nothing half done.
+writes at once, and only then answers. While it waits the next batch gathers. A lane
+that lost against another process sleeps and runs again; one whose write got no answer
+is settled by the record that a reload shows (``rules.settle``). Callers wait on futures
+only: nobody but the writers and the ``reader`` awaits the backend (``calls``), so that
+a cancelled caller leaves nothing half done.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import asyncio
 import contextlib
 import enum
 from collections import deque
-from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
 
 from botsessions.engine import rules
+from botsessions.engine.calls import Calls, own
 from botsessions.engine.fold import Fold, Operation
+from botsessions.engine.gate import Gate
+from botsessions.engine.reader import Reader
 from botsessions.engine.rules import Verdict
 from botsessions.errors import (
     BackendError,
     BackendUnavailableError,
     ConflictError,
-    CorruptRecordError,
     OutcomeUnknownError,
-    OverloadedError,
     SessionError,
-    StoreClosedError,
 )
 from botsessions.record import Write
 
@@ -39,9 +39,8 @@ if TYPE_CHECKING:
 
     from botsessions.backend import Backend
     from botsessions.codec import Codec
-    from botsessions.record import Loaded, Record
-
-T = TypeVar("T")
+    from botsessions.engine.calls import Worker
+    from botsessions.record import Record
 
 MAX_ROWS = 512
 MAX_BATCH_BYTES = 16 * 1024 * 1024
@@ -55,6 +54,7 @@ class _State(enum.Enum):
     IDLE = enum.auto()
     READY = enum.auto()
     TAKEN = enum.auto()
+    SENT = enum.auto()
     ASLEEP = enum.auto()
 
 
@@ -70,21 +70,6 @@ class _Lane:
         self.state = _State.IDLE
         self.retries = 0
         self.doubtful: Write | None = None
-
-
-class _Worker:
-    """A task that awaits the backend, and until when it does so.
-
-    A timer for each call would cost more than the call's own bookkeeping; the engine
-    has one, and moves it when it fires.
-    """
-
-    __slots__ = ("late", "task", "until")
-
-    def __init__(self) -> None:
-        self.task: asyncio.Task[None] | None = None
-        self.until: float | None = None
-        self.late = False
 
 
 class BatchedEngine:
@@ -114,40 +99,26 @@ class BatchedEngine:
         self._timeout = timeout
         # Half of the time to commit in, the other half to find out what happened.
         self._window = timeout / 2
-        self._max_pending = max_pending
         self._rng = rng
         self._timer = timer
         self._loop = asyncio.get_running_loop()
+        self._gate = Gate(max_pending)
         self._lanes: dict[str, _Lane] = {}
         self._ready: deque[_Lane] = deque()
-        self._reads: dict[str, list[asyncio.Future[Any]]] = {}
-        self._pending = 0
-        self._drained = asyncio.Event()
-        self._closed: StoreClosedError | None = None
         self._idle: list[asyncio.Future[None]] = []
-        self._idle_reader: asyncio.Future[None] | None = None
-        self._watch: asyncio.TimerHandle | None = None
-        self._workers: list[_Worker] = []
+        self._calls = Calls(backend)
+        self._reader = Reader(
+            self._calls, codec, self._gate, prefix=prefix, timeout=timeout
+        )
         for number in range(backend.concurrent_batches):
-            self._start(self._write_on, f"botsessions-writer-{number}")
-        self._start(self._read_on, "botsessions-reader")
+            self._start(self._write, f"botsessions-writer-{number}")
+        self._start(self._reader.work, "botsessions-reader")
 
     # What the store calls. Each returns a future; to wait for it is the caller's part.
 
     def get(self, key: str) -> asyncio.Future[dict[Any, Any]]:
         """Read one session with the next load that starts after this call."""
-        self._admit()
-        future = self._loop.create_future()
-        key = self._prefix + key
-        waiting = self._reads.get(key)
-        if waiting is None:
-            self._reads[key] = [future]
-        else:
-            waiting.append(future)
-        if self._idle_reader is not None:
-            self._idle_reader.set_result(None)
-            self._idle_reader = None
-        return future
+        return self._reader.get(key)
 
     def update(
         self, key: str, function: Callable[[dict[Any, Any]], Mapping[Any, Any]]
@@ -168,33 +139,28 @@ class BatchedEngine:
 
         Takes at most as long as an operation may take.
         """
-        if self._closed is None:
-            self._closed = StoreClosedError("the store is closed; open a new one")
+        self._gate.close("the store is closed; open a new one")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timeout * 1.5):
-                while self._pending:
-                    self._drained.clear()
-                    await self._drained.wait()
-        tasks = [worker.task for worker in self._workers if worker.task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+                await self._gate.emptied()
+        await self._calls.stop()
         self._fail_everything()
 
-    # Admission.
+    def _start(
+        self, work: Callable[[Worker], Coroutine[Any, Any, None]], name: str
+    ) -> None:
+        async def until_the_end(worker: Worker) -> None:
+            try:
+                await work(worker)
+            finally:
+                # Cancelled with its loop, or broken: nobody may be left waiting.
+                self._gate.close("the store ended with its event loop; open a new one")
+                self._fail_everything()
 
-    def _admit(self) -> None:
-        if self._closed is not None:
-            raise StoreClosedError(*self._closed.args)
-        if self._pending >= self._max_pending:
-            raise OverloadedError(
-                f"{self._pending:,} calls are waiting already; this one did nothing. "
-                "Slow down, or open the store with a larger max_pending"
-            )
-        self._pending += 1
+        self._calls.start(until_the_end, name)
 
     def _queue(self, key: str, **what: Any) -> asyncio.Future[Any]:
-        self._admit()
+        self._gate.enter()
         future: asyncio.Future[Any] = self._loop.create_future()
         operation = Operation(future, self._loop.time() + self._timeout, **what)
         key = self._prefix + key
@@ -212,71 +178,20 @@ class BatchedEngine:
         if self._idle:
             self._idle.pop().set_result(None)
 
-    # The workers, and how long they wait.
-
-    def _start(
-        self, work: Callable[[_Worker], Coroutine[Any, Any, None]], name: str
-    ) -> None:
-        worker = _Worker()
-        self._workers.append(worker)
-        # An empty context: a worker outlives the call that happened to start it.
-        worker.task = self._loop.create_task(work(worker), name=name, context=Context())
-
-    async def _call(
-        self, worker: _Worker, work: Coroutine[Any, Any, T], limit: float
-    ) -> T:
-        """Await the backend; raise TimeoutError when it takes longer than the limit."""
-        worker.until = self._loop.time() + limit
-        if self._watch is None or self._watch.when() > worker.until:
-            self._watch_until(worker.until)
-        try:
-            return await work
-        except asyncio.CancelledError:
-            if not worker.late:
-                raise
-            raise TimeoutError(f"no answer within {limit:.3g} s") from None
-        finally:
-            worker.until = None
-            if worker.late:
-                worker.late = False
-                assert worker.task is not None  # noqa: S101 - it is running this
-                worker.task.uncancel()
-
-    def _watch_until(self, when: float) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-        self._watch = self._loop.call_at(when, self._look)
-
-    def _look(self) -> None:
-        """Stop the calls whose time is over; look again when the next one's is."""
-        self._watch = None
-        now = self._loop.time()
-        for worker in self._workers:
-            if worker.until is None or worker.late or worker.task is None:
-                continue
-            if worker.until <= now:
-                worker.late = True
-                worker.task.cancel()
-            elif self._watch is None or worker.until < self._watch.when():
-                self._watch_until(worker.until)
-
     # The writers.
 
-    async def _write_on(self, worker: _Worker) -> None:
-        try:
-            while True:
-                if not self._ready:
-                    idle = self._loop.create_future()
-                    self._idle.append(idle)
-                    await idle
-                    continue
-                batch = self._take()
-                if batch:
-                    await self._flush(worker, batch)
-                    # Let the callers that were just answered join the next batch.
-                    await asyncio.sleep(0)
-        finally:
-            self._fail_everything()
+    async def _write(self, worker: Worker) -> None:
+        while True:
+            if not self._ready:
+                idle = self._loop.create_future()
+                self._idle.append(idle)
+                await idle
+                continue
+            batch = self._take()
+            if batch:
+                await self._flush(worker, batch)
+                # Let the callers that were just answered join the next batch.
+                await asyncio.sleep(0)
 
     def _take(self) -> list[_Lane]:
         """Take the lanes that are ready, without what is cancelled or too late."""
@@ -291,7 +206,7 @@ class BatchedEngine:
             lane.taken = [
                 operation
                 for operation in lane.taken
-                if not self._is_over(lane, operation, now)
+                if not self._drop(lane, operation, now)
             ]
             if lane.taken:
                 batch.append(lane)
@@ -299,36 +214,36 @@ class BatchedEngine:
                 self._done(lane)
         return batch
 
-    def _is_over(self, lane: _Lane, operation: Operation, now: float) -> bool:
-        if not operation.future.done():
-            if now < operation.deadline:
-                return False
+    def _drop(self, lane: _Lane, operation: Operation, now: float) -> bool:
+        """Tell whether an operation is over, cancelled or too late; count it out."""
+        late = now >= operation.deadline
+        # One whose write may have landed stays a part of it, also without its caller.
+        cancelled = operation.future.done() and lane.doubtful is None
+        if not (late or cancelled):
+            return False
+        if late:
             operation.fail(self._too_late(lane))
-        elif lane.doubtful is not None:
-            # Its caller is gone, but its write may have landed: it stays a part of it.
-            return now >= operation.deadline and self._finish(1)
-        return self._finish(1)
+        self._gate.leave()
+        return True
 
     def _too_late(self, lane: _Lane) -> SessionError:
+        name, limit = self._name(lane), f"within {self._timeout:g} s"
         if lane.doubtful is not None:
-            return OutcomeUnknownError(
-                f"no answer for {self._name(lane.key)} within {self._timeout:g} s: the change may "
-                "have been applied once, or not at all. Read before you repeat it"
-            )
+            return self._unknown(lane, limit)
         if lane.retries:
             return ConflictError(
-                f"{self._name(lane.key)} was changed by other processes {lane.retries} times within "
-                f"{self._timeout:g} s; nothing was written. Try again"
+                f"{name} was changed by other processes again and again {limit}; "
+                "nothing was written. Try again"
             )
         return BackendUnavailableError(
-            f"{self._name(lane.key)} had no turn within {self._timeout:g} s; nothing was written"
+            f"{name} had no turn {limit}; nothing was written"
         )
 
-    def _finish(self, count: int) -> bool:
-        self._pending -= count
-        if not self._pending:
-            self._drained.set()
-        return True
+    def _unknown(self, lane: _Lane, when: str) -> OutcomeUnknownError:
+        return OutcomeUnknownError(
+            f"no answer for {self._name(lane)} {when}: the change may have been "
+            "applied once, or not at all. Read before you repeat it"
+        )
 
     def _release(self, lane: _Lane) -> None:
         """Take a lane out of its batch: ready if something waits, else forgotten."""
@@ -345,16 +260,13 @@ class BatchedEngine:
             rules.backoff(lane.retries, self._rng), self._make_ready, lane
         )
 
-    async def _flush(self, worker: _Worker, batch: list[_Lane]) -> None:
+    async def _flush(self, worker: Worker, batch: list[_Lane]) -> None:
         try:
             keys = [lane.key for lane in batch]
-            loaded = await self._load(worker, keys, self._limit(batch))
+            loaded = await self._calls.load(worker, keys, self._limit(batch))
         except BackendError as exc:
             for lane in batch:
-                if lane.doubtful is None:
-                    self._fail(lane, exc)
-                else:
-                    self._sleep(lane)
+                self._not_done(lane, exc)
             return
         ends = self._timer() + MAX_FUNCTION_SECONDS
 
@@ -362,15 +274,19 @@ class BatchedEngine:
             return self._timer() > ends
 
         writes: dict[_Lane, Write] = {}
+        left: list[_Lane] = []
         size = 0
         for lane, record in zip(batch, loaded.records, strict=True):
             if writes and (size > MAX_BATCH_BYTES or out_of_time()):
-                self._release(lane)
+                lane.state = _State.READY
+                left.append(lane)
                 continue
             write = self._next_write(lane, record, loaded.now, out_of_time)
             if write is not None:
                 writes[lane] = write
                 size += len(write.record.value)
+        # What had no turn comes first in the next batch.
+        self._ready.extendleft(reversed(left))
         if writes:
             await self._commit(worker, writes)
 
@@ -393,7 +309,7 @@ class BatchedEngine:
                 self._answer(lane)
                 return None
             if verdict is Verdict.UNKNOWN:
-                self._fail(lane, self._vanished(lane))
+                self._fail(lane, self._unknown(lane, "that its record remembers"))
                 return None
             lane.doubtful = None
             self._drop_cancelled(lane)
@@ -404,14 +320,8 @@ class BatchedEngine:
 
     def _drop_cancelled(self, lane: _Lane) -> None:
         kept = [operation for operation in lane.taken if not operation.future.done()]
-        self._finish(len(lane.taken) - len(kept))
+        self._gate.leave(len(lane.taken) - len(kept))
         lane.taken = kept
-
-    def _vanished(self, lane: _Lane) -> OutcomeUnknownError:
-        return OutcomeUnknownError(
-            f"no answer came for {self._name(lane.key)}, and its record has changed too often since "
-            "to tell: the change may have been applied once, or not at all"
-        )
 
     def _fold(
         self,
@@ -421,7 +331,7 @@ class BatchedEngine:
         out_of_time: Callable[[], bool],
     ) -> Write | None:
         before = b"" if record is None or record.is_dead(now) else record.value
-        fold = Fold(self._codec, self._policy, self._name(lane.key), before)
+        fold = Fold(self._codec, self._policy, self._name(lane), before)
         reached = fold.apply(lane.taken, out_of_time)
         if reached < len(lane.taken):
             lane.waiting.extendleft(reversed(lane.taken[reached:]))
@@ -444,59 +354,49 @@ class BatchedEngine:
         self._answer(lane)
         return None
 
-    async def _commit(
-        self, worker: _Worker, writes: Mapping[_Lane, Write]
-    ) -> None:
-        """Send writes; a definite failure of several is split, so that one fails alone."""
+    async def _commit(self, worker: Worker, writes: Mapping[_Lane, Write]) -> None:
+        """Send writes; a definite failure of several is split: one may fail alone."""
         lanes = list(writes)
+        for lane in lanes:
+            lane.state = _State.SENT
         try:
-            work = self._backend.commit(list(writes.values()))
-            landed = await self._call(worker, work, self._limit(lanes))
-            if len(landed) != len(lanes):
-                raise OutcomeUnknownError("the backend gave an answer too few or many")
+            landed = await self._calls.commit(
+                worker, list(writes.values()), self._limit(lanes)
+            )
+        except OutcomeUnknownError:
+            self._doubt(writes)
         except BackendError as exc:
-            if len(lanes) == 1 or isinstance(exc, BackendUnavailableError):
-                for lane in lanes:
-                    if lane.doubtful is None:
-                        self._fail(lane, exc)
-                    else:
-                        self._sleep(lane)
+            # One that is out of reach would fail each half as well.
+            if len(lanes) > 1 and not isinstance(exc, BackendUnavailableError):
+                middle = len(lanes) // 2
+                for half in (lanes[:middle], lanes[middle:]):
+                    await self._commit(worker, {lane: writes[lane] for lane in half})
                 return
-            middle = len(lanes) // 2
-            for half in (lanes[:middle], lanes[middle:]):
-                await self._commit(worker, {lane: writes[lane] for lane in half})
-        except Exception:  # noqa: BLE001 - unknown: the records will tell
-            for lane, write in writes.items():
-                lane.doubtful = write
-                self._sleep(lane)
+            for lane in lanes:
+                self._not_done(lane, exc)
         else:
             for lane, did in zip(lanes, landed, strict=True):
-                # If the write was doubtful before, a conflict proves nothing: an earlier
-                # copy may have landed and been replaced. The record will tell.
+                # If the write was doubtful before, a conflict proves nothing: an
+                # earlier copy may have landed and been replaced. The record will tell.
                 if did:
                     self._answer(lane)
                 else:
                     self._sleep(lane)
 
-    async def _load(
-        self, worker: _Worker, keys: Sequence[str], limit: float
-    ) -> Loaded:
-        try:
-            loaded = await self._call(worker, self._backend.load(keys), limit)
-        except BackendError:
-            raise
-        except TimeoutError as exc:
-            raise BackendUnavailableError(
-                f"the backend did not answer within {limit:.3g} s; nothing was written"
-            ) from exc
-        except Exception as exc:
-            raise BackendError(f"the backend could not read: {exc!r}") from exc
-        if len(loaded.records) != len(keys):
-            raise BackendError("the backend gave a record too few or too many")
-        return loaded
+    def _doubt(self, writes: Mapping[_Lane, Write]) -> None:
+        for lane, write in writes.items():
+            lane.doubtful = write
+            self._sleep(lane)
+
+    def _not_done(self, lane: _Lane, error: BackendError) -> None:
+        """Pass on a definite failure, unless an earlier attempt is still in doubt."""
+        if lane.doubtful is None:
+            self._fail(lane, error)
+        else:
+            self._sleep(lane)
 
     def _limit(self, batch: Sequence[_Lane]) -> float:
-        """Return how long the backend may take: no longer than an operation can wait."""
+        """Return how long the backend may take: as long as an operation can wait."""
         earliest = min(lane.taken[0].deadline for lane in batch)
         left = max(earliest - self._loop.time(), 0.0)
         return min(left, self._window) + self._window / 10
@@ -508,99 +408,30 @@ class BatchedEngine:
 
     def _fail(self, lane: _Lane, error: SessionError) -> None:
         for operation in lane.taken:
-            operation.fail(_own(error))
+            operation.fail(own(error))
         self._done(lane)
 
     def _done(self, lane: _Lane) -> None:
-        self._finish(len(lane.taken))
+        self._gate.leave(len(lane.taken))
         lane.taken = []
         lane.doubtful = None
         lane.retries = 0
         self._release(lane)
 
     def _fail_everything(self) -> None:
-        """Leave no caller hanging: the engine ends here (closed, or its loop is)."""
-        if self._closed is None:
-            self._closed = StoreClosedError(
-                "the store ended with its event loop; open a new one"
-            )
-        closed = self._closed
-        for lane in list(self._lanes.values()):
-            in_doubt = lane.doubtful is not None or lane.state is _State.TAKEN
+        """Leave no caller hanging: the engine ends here."""
+        for lane in self._lanes.values():
+            in_doubt = lane.doubtful is not None or lane.state is _State.SENT
             for operation in lane.taken:
-                operation.fail(
-                    self._too_late(lane)
-                    if in_doubt
-                    else StoreClosedError(*closed.args)
-                )
+                unknown = self._unknown(lane, "before the store was closed")
+                operation.fail(unknown if in_doubt else self._gate.refusal())
             for operation in lane.waiting:
-                operation.fail(StoreClosedError(*closed.args))
+                operation.fail(self._gate.refusal())
         self._lanes.clear()
         self._ready.clear()
         self._idle.clear()
-        self._idle_reader = None
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
-        for futures in self._reads.values():
-            for future in futures:
-                if not future.done():
-                    future.set_exception(StoreClosedError(*closed.args))
-        self._reads.clear()
-        self._finish(self._pending)
+        self._reader.fail(self._gate.refusal())
+        self._gate.leave(self._gate.pending)
 
-    # The reader.
-
-    async def _read_on(self, worker: _Worker) -> None:
-        try:
-            while True:
-                if not self._reads:
-                    self._idle_reader = self._loop.create_future()
-                    await self._idle_reader
-                    continue
-                keys = list(self._reads)[:MAX_ROWS]
-                await self._read(worker, {key: self._reads.pop(key) for key in keys})
-        finally:
-            self._fail_everything()
-
-    async def _read(
-        self, worker: _Worker, batch: dict[str, list[asyncio.Future[Any]]]
-    ) -> None:
-        count = sum(map(len, batch.values()))
-        try:
-            loaded = await self._load(worker, list(batch), self._timeout)
-        except BackendError as exc:
-            for future in (future for futures in batch.values() for future in futures):
-                if not future.done():
-                    future.set_exception(_own(exc))
-        else:
-            for (key, futures), record in zip(
-                batch.items(), loaded.records, strict=True
-            ):
-                dead = record is None or record.is_dead(loaded.now)
-                self._answer_reads(key, futures, None if dead else record)
-        finally:
-            self._finish(count)
-
-    def _answer_reads(
-        self, key: str, futures: list[asyncio.Future[Any]], record: Record | None
-    ) -> None:
-        for future in futures:
-            if future.done():
-                continue
-            try:
-                session = {} if record is None else self._codec.decode(record.value)
-            except CorruptRecordError as exc:
-                future.set_exception(rules.corrupt(self._name(key), exc))
-            else:
-                future.set_result(session)
-
-    def _name(self, key: str) -> str:
-        return key.removeprefix(self._prefix)
-
-
-def _own(error: SessionError) -> SessionError:
-    """Return an exception object for one caller: a traceback grows where it is raised."""
-    own = type(error)(*error.args)
-    own.__cause__ = error.__cause__ or error
-    return own
+    def _name(self, lane: _Lane) -> str:
+        return lane.key.removeprefix(self._prefix)

@@ -1,8 +1,8 @@
 """Apply the waiting operations of one key, in order, to what was loaded.
 
 Pure but for the callers' functions: given a session's bytes, it computes each
-operation's answer and the bytes that follow. Nothing is answered here; ``batched`` does that once
-the commit on which the answers rest is acknowledged.
+operation's answer and the bytes that follow. Nothing is answered here; ``batched`` does
+that once the commit on which the answers rest is acknowledged.
 """
 
 from __future__ import annotations

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from ormsgpack import packb, unpackb
 
-from botsessions.codec import BIN8, EMPTY, SHORT, PLAIN, Codec, seal
+from botsessions.codec import BIN8, EMPTY, PLAIN, SHORT, Codec, seal
 from botsessions.engine import rules
 from botsessions.errors import (
+    BackendError,
     CorruptRecordError,
     InvalidUpdateError,
-    BackendError,
 )
 from botsessions.record import Record
 

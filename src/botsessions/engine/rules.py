@@ -39,7 +39,9 @@ class Policy:
     max_age: int | None
     max_bytes: int
 
-    def expires_at(self, record: Record | None, created_at: int, now: int) -> int | None:
+    def expires_at(
+        self, record: Record | None, created_at: int, now: int
+    ) -> int | None:
         """Return when a session written now expires.
 
         The end moves lazily: as long as less than a tenth of the ttl has passed since
@@ -59,8 +61,9 @@ class Policy:
         """Refuse a session that is too large for the store."""
         if len(body) > self.max_bytes:
             raise SessionTooLargeError(
-                f"the session takes {len(body):,} bytes, {self.max_bytes:,} are allowed; "
-                "keep less in it, or open the store with a larger max_session_bytes"
+                f"the session takes {len(body):,} bytes, {self.max_bytes:,} are "
+                "allowed; keep less in it, or open the store with a larger "
+                "max_session_bytes"
             )
 
 
@@ -156,7 +159,9 @@ def check_function(function: object) -> None:
         )
     called = function if inspect.isroutine(function) else type(function).__call__
     for candidate in (function, called):
-        if inspect.iscoroutinefunction(candidate) or inspect.isasyncgenfunction(candidate):
+        if inspect.iscoroutinefunction(candidate) or inspect.isasyncgenfunction(
+            candidate
+        ):
             raise InvalidUpdateError(_NO_COROUTINES)
 
 

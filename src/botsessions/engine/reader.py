@@ -1,0 +1,104 @@
+"""The read side of the batched engine: each ``get`` rides on the next load.
+
+A read never waits behind writes and is never answered from an earlier load, so it sees
+whatever was acknowledged before it was called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from botsessions.engine import rules
+from botsessions.engine.calls import own
+from botsessions.errors import BackendError, CorruptRecordError
+
+if TYPE_CHECKING:
+    from botsessions.codec import Codec
+    from botsessions.engine.calls import Calls, Worker
+    from botsessions.engine.gate import Gate
+    from botsessions.record import Record
+
+MAX_KEYS = 512
+
+_Future = asyncio.Future[dict[Any, Any]]
+
+
+class Reader:
+    """Gathers reads and answers them, one load after the other."""
+
+    def __init__(
+        self, calls: Calls, codec: Codec, gate: Gate, *, prefix: str, timeout: float
+    ) -> None:
+        self._calls = calls
+        self._codec = codec
+        self._gate = gate
+        self._prefix = prefix
+        self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[str, list[_Future]] = {}
+        self._idle: asyncio.Future[None] | None = None
+
+    def get(self, key: str) -> _Future:
+        """Queue the read of one key."""
+        self._gate.enter()
+        future = self._loop.create_future()
+        self._waiting.setdefault(self._prefix + key, []).append(future)
+        if self._idle is not None:
+            self._idle.set_result(None)
+            self._idle = None
+        return future
+
+    async def work(self, worker: Worker) -> None:
+        """Answer reads until cancelled."""
+        while True:
+            if not self._waiting:
+                self._idle = self._loop.create_future()
+                await self._idle
+                continue
+            keys = list(self._waiting)[:MAX_KEYS]
+            batch = {key: self._waiting.pop(key) for key in keys}
+            try:
+                await self._read(worker, batch)
+            except BaseException:
+                # Cancelled: whoever ends the engine fails these with the others.
+                self._waiting.update(batch)
+                raise
+            self._gate.leave(sum(map(len, batch.values())))
+
+    def fail(self, error: BackendError) -> None:
+        """Give all that wait an error."""
+        self._idle = None
+        for future in self._futures(self._waiting):
+            if not future.done():
+                future.set_exception(own(error))
+        self._waiting.clear()
+
+    async def _read(self, worker: Worker, batch: dict[str, list[_Future]]) -> None:
+        try:
+            loaded = await self._calls.load(worker, list(batch), self._timeout)
+        except BackendError as exc:
+            for future in self._futures(batch):
+                if not future.done():
+                    future.set_exception(own(exc))
+            return
+        pairs = zip(batch.items(), loaded.records, strict=True)
+        for (key, futures), record in pairs:
+            dead = record is None or record.is_dead(loaded.now)
+            self._answer(key, futures, None if dead else record)
+
+    def _answer(self, key: str, futures: list[_Future], record: Record | None) -> None:
+        for future in futures:
+            if future.done():
+                continue
+            try:
+                session = {} if record is None else self._codec.decode(record.value)
+            except CorruptRecordError as exc:
+                name = key.removeprefix(self._prefix)
+                future.set_exception(rules.corrupt(name, exc))
+            else:
+                future.set_result(session)
+
+    @staticmethod
+    def _futures(batch: dict[str, list[_Future]]) -> list[_Future]:
+        return [future for futures in batch.values() for future in futures]

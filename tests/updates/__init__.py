@@ -1,0 +1,1 @@
+"""Updates of our own making, and what must be read from them."""
