@@ -36,6 +36,7 @@ from botsessions.record import Write
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from contextvars import Context
 
     from botsessions.backend import Backend
     from botsessions.codec import Codec
@@ -124,15 +125,15 @@ class BatchedEngine:
         self, key: str, function: Callable[[dict[Any, Any]], Mapping[Any, Any]]
     ) -> asyncio.Future[dict[Any, Any]]:
         """Queue a function; it runs in the caller's context, on the event loop."""
-        return self._queue(key, function=function, context=copy_context())
+        return self._queue(key, function, copy_context(), None)
 
     def put(self, key: str, body: bytes) -> asyncio.Future[None]:
         """Queue the replacement of a session by a packed one."""
-        return self._queue(key, body=body)
+        return self._queue(key, None, None, body)
 
     def delete(self, key: str) -> asyncio.Future[None]:
         """Queue the removal of a session."""
-        return self._queue(key)
+        return self._queue(key, None, None, None)
 
     async def aclose(self) -> None:
         """Refuse new operations, finish those that wait, fail what cannot finish.
@@ -159,10 +160,17 @@ class BatchedEngine:
 
         self._calls.start(until_the_end, name)
 
-    def _queue(self, key: str, **what: Any) -> asyncio.Future[Any]:
+    def _queue(
+        self,
+        key: str,
+        function: Callable[[dict[Any, Any]], Mapping[Any, Any]] | None,
+        context: Context | None,
+        body: bytes | None,
+    ) -> asyncio.Future[Any]:
         self._gate.enter()
         future: asyncio.Future[Any] = self._loop.create_future()
-        operation = Operation(future, self._loop.time() + self._timeout, **what)
+        deadline = self._loop.time() + self._timeout
+        operation = Operation(future, deadline, function, context, body)
         key = self._prefix + key
         lane = self._lanes.get(key)
         if lane is None:

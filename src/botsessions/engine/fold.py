@@ -43,9 +43,9 @@ class Operation:
         self,
         future: asyncio.Future[Any],
         deadline: float,
-        function: Callable[[dict[Any, Any]], Mapping[Any, Any]] | None = None,
-        context: Context | None = None,
-        body: bytes | None = None,
+        function: Callable[[dict[Any, Any]], Mapping[Any, Any]] | None,
+        context: Context | None,
+        body: bytes | None,
     ) -> None:
         self.future = future
         self.deadline = deadline

@@ -97,19 +97,17 @@ class InlineEngine:
             raise
         try:
             body = packb(new, None, PLAIN)
-            flat = not is_tracked(new)
-            copy = copy_of(new) if flat else unpackb(body)  # type: ignore[arg-type]
-            same = records[text] is seen
+            if is_tracked(new):
+                copy = unpackb(body)
+                if type(copy) is not dict or copy != new:
+                    return self._write(text, new, seen)
+            else:
+                copy = copy_of(new)  # type: ignore[arg-type] # else: TypeError
+            if records[text] is seen and len(body) <= self._short and BIN8 not in body:
+                records[text] = body
+                return copy
         except (TypeError, ValueError, KeyError):
-            return self._write(text, new, seen)
-        if (
-            same
-            and len(body) <= self._short
-            and BIN8 not in body
-            and (flat or (type(copy) is dict and copy == new))
-        ):
-            records[text] = body
-            return copy
+            pass
         return self._write(text, new, seen)
 
     def get(self, key: SessionKey) -> dict[Any, Any]:

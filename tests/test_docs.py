@@ -1,0 +1,453 @@
+"""What the documentation says is so: its code runs, its links lead somewhere.
+
+Each ``python`` block of README.md and of docs/ runs. The blocks of a page run in order
+in one namespace, on one event loop, in an empty directory, so that sqlite:///sessions.db
+is a new file. They may use ``await``, ``async with`` and ``async for`` at top level.
+``update`` is there from the start: a message of Telegram, as the raw dict, in which user
+42 writes /start in the private chat 42. A block under the line
+``<!-- not run: the reason -->`` is compiled only.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import copy
+import datetime as dt
+import inspect
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import tokenize
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import pytest
+
+import botsessions as bs
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+CHANGELOG = ROOT / "CHANGELOG.md"
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+MARKDOWN = sorted(
+    {
+        *PAGES,
+        *ROOT.glob("*.md"),
+        *(
+            page
+            for folder in ("benchmarks", "examples", "requirements", "src", "tests")
+            for page in (ROOT / folder).rglob("*.md")
+        ),
+    }
+)
+each_page = pytest.mark.parametrize(
+    "page", PAGES, ids=lambda p: str(p.relative_to(ROOT))
+)
+each_markdown = pytest.mark.parametrize(
+    "page", MARKDOWN, ids=lambda p: str(p.relative_to(ROOT))
+)
+
+# Other spellings (py, Python, none at all) would pass by what runs the blocks.
+LANGUAGES = {"python", "console", "elixir", "json", "sh", "sql", "text", "toml"}
+
+UPDATE: dict[str, Any] = {
+    "update_id": 10000,
+    "message": {
+        "message_id": 1365,
+        "date": 1777874400,
+        "chat": {"id": 42, "type": "private", "first_name": "Ada"},
+        "from": {"id": 42, "is_bot": False, "first_name": "Ada", "language_code": "en"},
+        "text": "/start",
+        "entities": [{"type": "bot_command", "offset": 0, "length": 6}],
+    },
+}
+
+
+# Reading pages.
+
+
+class Block(NamedTuple):
+    """A fenced block; ``line`` is that of its first line of code in the page."""
+
+    language: str
+    line: int
+    code: str
+    runs: bool
+
+
+FENCE = re.compile(r"( *)(`{3,}|~{3,})(.*)")
+NOT_RUN = re.compile(r"<!-- not run: \S.* -->")
+
+
+def read(page: Path) -> str:
+    assert page.is_file(), f"{page.name} is missing, and the documentation needs it"
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(page: Path) -> list[Block]:
+    return list(_blocks(page))
+
+
+def _blocks(page: Path) -> Iterator[Block]:
+    lines = enumerate(read(page).splitlines(), 1)
+    runs = True
+    for number, line in lines:
+        fence = FENCE.fullmatch(line)
+        if fence is None:
+            if not line.strip():
+                continue
+            if not runs:
+                _refuse(page, number, "the comment above belongs over a python block")
+            runs = NOT_RUN.fullmatch(line.strip()) is None
+            if runs and re.match(r"\s*<!--.*not.?run", line, re.IGNORECASE):
+                _refuse(page, number, "write it as <!-- not run: the reason -->")
+            continue
+        indent, mark, language = fence.groups()
+        code = []
+        for _, inner in lines:
+            if re.fullmatch(rf" *{mark[0]}{{{len(mark)},}} *", inner):
+                break
+            code.append(inner.removeprefix(indent))
+        else:
+            _refuse(page, number, "this block has no end")
+        if not runs and language != "python":
+            _refuse(page, number, "only python blocks are run in the first place")
+        yield Block(language, number + 1, "\n".join(code) + "\n", runs)
+        runs = True
+
+
+def _refuse(page: Path, line: int, why: str) -> NoReturn:
+    raise AssertionError(f"{page.name}:{line}: {why}")
+
+
+def prose(page: Path) -> str:
+    """Return a page without its blocks."""
+    text = read(page)
+    for block in blocks(page):
+        text = text.replace(textwrap.indent(block.code, ""), "", 1)
+    return text
+
+
+# Running pages.
+
+
+def run_page(page: Path) -> None:
+    namespace = {"__name__": "__main__", "update": copy.deepcopy(UPDATE)}
+    with asyncio.Runner() as runner:
+        for block in blocks(page):
+            if block.language != "python":
+                continue
+            code = compile(
+                "\n" * (block.line - 1) + block.code,  # tracebacks show the page's line
+                str(page),
+                "exec",
+                flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
+                dont_inherit=True,
+            )
+            if not block.runs:
+                continue
+            waiting = eval(code, namespace)  # noqa: S307 - our own pages
+            if code.co_flags & inspect.CO_COROUTINE:
+                runner.run(waiting)
+
+
+@each_page
+def test_blocks_run(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_page(page)
+
+
+@each_page
+def test_blocks_say_their_language(page: Path) -> None:
+    found = {block.language for block in blocks(page)}
+    assert found <= LANGUAGES
+
+
+def page_of(directory: Path, text: str) -> Path:
+    page = directory / "page.md"
+    page.write_text(textwrap.dedent(text), encoding="utf-8")
+    return page
+
+
+def test_runner_awaits_and_keeps_names_and_loop(tmp_path: Path) -> None:
+    page = page_of(
+        tmp_path,
+        """
+        ```python
+        import asyncio
+        seen, loop = [update["message"]["chat"]["id"]], asyncio.get_running_loop()
+        await asyncio.sleep(0)
+        ```
+        1. indented
+
+           ~~~python
+           async with asyncio.timeout(1):
+               seen.append([number async for number in aiter_of(2)] if False else 7)
+           assert loop is asyncio.get_running_loop()
+           ~~~
+        ```python
+        assert seen == [42, 7], seen
+        ```
+        """,
+    )
+    assert len(blocks(page)) == 3
+    run_page(page)
+
+
+def test_runner_reports_the_line_of_the_page(tmp_path: Path) -> None:
+    page = page_of(tmp_path, "text\n\n```python\nimport sys\nassert sys is None\n```\n")
+    with pytest.raises(AssertionError) as caught:
+        run_page(page)
+    last = caught.traceback[-1]
+    assert (Path(last.path), last.lineno + 1) == (page, 5)
+
+
+def test_runner_compiles_what_it_does_not_run(tmp_path: Path) -> None:
+    comment = "<!-- not run: needs a network -->\n"
+    run_page(page_of(tmp_path, comment + "```python\nraise SystemExit\n```\n"))
+    with pytest.raises(SyntaxError):
+        run_page(page_of(tmp_path, comment + "```python\nraise raise\n```\n"))
+    # It is for one block only.
+    twice = comment + "```python\n0\n```\n\n```python\nraise LookupError\n```\n"
+    with pytest.raises(LookupError):
+        run_page(page_of(tmp_path, twice))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<!-- not run: why -->\nprose\n", "page.md:2: the comment above belongs over"),
+        ("<!-- not run: why -->\n```sh\nls\n```\n", "page.md:2: only python blocks"),
+        ("<!-- not run -->\n```python\n0\n```\n", "page.md:1: write it as"),
+        ("<!-- Not-run: why -->\n```python\n0\n```\n", "page.md:1: write it as"),
+        ("\n```python\n0\n``\n", "page.md:2: this block has no end"),
+    ],
+)
+def test_runner_refuses_a_page_it_cannot_follow(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    with pytest.raises(AssertionError, match=re.escape(said)):
+        blocks(page_of(tmp_path, text))
+
+
+def test_runner_fails_for_a_page_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="page.md is missing"):
+        run_page(tmp_path / "page.md")
+
+
+# What is public.
+
+
+def named_in(page: Path) -> set[str]:
+    """Return the words of a page that are set as code."""
+    code = [block.code for block in blocks(page)]
+    code += re.findall(r"`([^`]+)`", prose(page))
+    return set(re.findall(r"\w+", " ".join(code)))
+
+
+def names_of(program: Path) -> set[str]:
+    with tokenize.open(program) as file:
+        tokens = tokenize.generate_tokens(file.readline)
+        return {token.string for token in tokens if token.type == tokenize.NAME}
+
+
+def test_each_public_name_is_in_a_page_or_an_example() -> None:
+    examples = sorted((ROOT / "examples").rglob("*.py"))
+    named = set().union(*map(named_in, PAGES), *map(names_of, examples))
+    assert [name for name in bs.__all__ if name not in named] == []
+
+
+@pytest.mark.parametrize("name", [name for name in bs.__all__ if name != "__version__"])
+def test_each_public_name_has_a_docstring(name: str) -> None:
+    said = getattr(bs, name).__doc__
+    # Python gives a NamedTuple and a dataclass without one their signature.
+    assert said
+    assert not said.startswith(f"{name}(")
+
+
+# Links.
+
+LINKS = re.compile(
+    r"""
+    \]\( <?([^)>\s]+)>? (?:\s+["'][^)]*)? \)  # [text](target "title")
+    | ^\s{0,3}\[[^\]]+\]:\s+<?([^>\s]+)       # [label]: target
+    | (?:href|src)=["']([^"']+)["']
+    """,
+    re.VERBOSE | re.MULTILINE,
+)
+
+
+def links(page: Path) -> list[str]:
+    text = re.sub(r"`[^`\n]*`", "", prose(page))
+    return ["".join(found) for found in LINKS.findall(text)]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what # may lead to: headings, as the usual viewers of Markdown name them."""
+    found: list[str] = []
+    for heading in re.findall(r"^#{1,6} +(.+?)(?: +#+)?$", prose(page), re.MULTILINE):
+        kept = re.sub(r"[^\w\- ]", "", re.sub(r"\]\([^)]*\)", "", heading.lower()))
+        anchor = kept.strip().replace(" ", "-")
+        repeated = sum(
+            re.fullmatch(rf"{anchor}(-\d+)?", old) is not None for old in found
+        )
+        found.append(f"{anchor}-{repeated}" if repeated else anchor)
+    return {*found, *re.findall(r"\b(?:id|name)=[\"']([^\"']+)", prose(page))}
+
+
+def broken(page: Path, root: Path = ROOT) -> Iterator[str]:
+    for link in links(page):
+        if re.match(r"[a-z][a-z0-9+.-]*:|//", link, re.IGNORECASE):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        inside = not path.startswith("/") and target.is_relative_to(root)
+        if not inside or not target.exists():
+            yield link
+        elif anchor and (target.suffix != ".md" or anchor not in anchors(target)):
+            yield link
+
+
+@each_markdown
+def test_each_link_leads_to_something(page: Path) -> None:
+    assert list(broken(page)) == []
+
+
+def test_broken_links_are_found(tmp_path: Path) -> None:
+    page = page_of(
+        tmp_path,
+        """
+        # Some `code`, twice
+        # Some code twice
+        [good](page.md) [good](#some-code-twice-1 "title") [good](page.md#some-code-twice)
+        [good](https://example.com/x) <a href="mailto:a@example.com">good</a>
+        `[code](nowhere)`
+        ```text
+        [code](nowhere)
+        ```
+        [bad](none.md) ![bad](none.png) [bad](#none) [bad](page.md#none) [bad][ref]
+        <a href="none.html">bad</a> [bad](/page.md) [bad](../out.md)
+
+        [ref]: none/
+        """,
+    )
+    (tmp_path.parent / "out.md").touch()
+    assert sorted(broken(page, tmp_path)) == [
+        "#none",
+        "../out.md",
+        "/page.md",
+        "none.html",
+        "none.md",
+        "none.png",
+        "none/",
+        "page.md#none",
+    ]
+
+
+# The changelog.
+
+SECTIONS = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+RELEASE = re.compile(r"\[(\d+)\.(\d+)\.(\d+)\] - (\d{4}-\d\d-\d\d)(?: \[YANKED\])?")
+
+
+def check_changelog(text: str) -> None:
+    head, *releases = re.split(r"^## ", text, flags=re.MULTILINE)
+    assert head.startswith("# Changelog\n")
+    assert "keepachangelog.com" in head
+    titles = [release.partition("\n")[0] for release in releases]
+    assert titles[:1] == ["[Unreleased]"]
+    found = [RELEASE.fullmatch(title) for title in titles[1:]]
+    assert None not in found, titles
+    numbers = [tuple(map(int, match.groups()[:3])) for match in found if match]
+    dates = [dt.date.fromisoformat(match[4]) for match in found if match]
+    assert numbers == sorted(set(numbers), reverse=True)
+    assert dates == sorted(dates, reverse=True)
+    for release in releases:
+        title, *sections = re.split(r"^### ", release, flags=re.MULTILINE)
+        names = [section.partition("\n")[0] for section in sections]
+        assert set(names) <= SECTIONS, (title, names)
+        assert len(set(names)) == len(names), (title, names)
+        for section in sections:
+            lines = section.partition("\n")[2].strip().splitlines()
+            assert lines, (title, section)
+            assert all(re.match(r"- \S|  |$", line) for line in lines), (title, section)
+
+
+def test_changelog_keeps_its_form() -> None:
+    check_changelog(read(CHANGELOG))
+
+
+CHANGES = """# Changelog
+
+As in [Keep a Changelog](https://keepachangelog.com).
+
+## [Unreleased]
+
+### Added
+
+- A thing, told
+  in two lines.
+
+## [1.10.0] - 2026-02-01
+
+## [1.9.0] - 2026-01-01
+
+### Fixed
+
+- A thing.
+"""
+
+
+@pytest.mark.parametrize(
+    ("was", "instead"),
+    [
+        ("## [Unreleased]\n", ""),
+        ("[Unreleased]", "Unreleased"),
+        ("### Added", "### New"),
+        ("### Fixed", "### Fixed\n\n- It.\n\n### Fixed"),
+        ("- A thing.\n", ""),
+        ("- A thing.", "A thing."),
+        ("[1.9.0] -", "[1.9.0]"),
+        ("2026-01-01", "2026-01-32"),
+        ("2026-01-01", "2026-03-01"),
+        ("[1.9.0]", "[1.11.0]"),
+        ("[1.9.0]", "[1.10.0]"),
+        ("keepachangelog", "example"),
+    ],
+)
+def test_changelog_of_another_form_is_refused(was: str, instead: str) -> None:
+    check_changelog(CHANGES)
+    with pytest.raises((AssertionError, ValueError)):
+        check_changelog(CHANGES.replace(was, instead))
+
+
+# The first example.
+
+
+def test_quickstart_counts_on_where_it_was(tmp_path: Path) -> None:
+    said = [
+        subprocess.run(
+            [sys.executable, ROOT / "examples" / "quickstart.py"],
+            cwd=tmp_path,
+            # The package that is under test here, wherever the child runs.
+            env={**os.environ, "PYTHONPATH": str(Path(bs.__file__).parents[1])},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for _ in range(2)
+    ]
+    assert [child.stdout for child in said] == [
+        "chat=1111/user=1111 was seen 1 times\n",
+        "chat=1111/user=1111 was seen 2 times\n",
+    ]
+    assert [child.stderr for child in said] == ["", ""]
+    assert (tmp_path / "sessions.db").is_file()
