@@ -104,6 +104,7 @@ class SessionStore:
         self._timer = timer
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opening: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._inline: InlineEngine | None = None
         self._batched: BatchedEngine | None = None
         self._closed = False
@@ -219,11 +220,18 @@ class SessionStore:
         ``timeout`` fails. A client that the caller made stays open.
         """
         self._closed = True
-        opening, self._opening = self._opening, None
-        if opening is None:
+        if self._opening is None:
             return
+        if self._loop is not asyncio.get_running_loop():
+            raise _other_loop()
+        if self._closing is None:
+            self._closing = self._loop.create_task(self._close(self._opening))
+        # Shielded: what was begun is finished, also when this call is cancelled.
+        await asyncio.shield(self._closing)
+
+    async def _close(self, opening: asyncio.Task[None]) -> None:
         await asyncio.wait([opening])
-        if opening.cancelled() or opening.exception() is not None:
+        if self._opening_failed(opening):
             return
         inline, self._inline = self._inline, None
         if inline is not None:

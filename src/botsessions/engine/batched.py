@@ -19,7 +19,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from botsessions.engine import rules
-from botsessions.engine.calls import Calls, own
+from botsessions.engine.calls import Calls, own, wake
 from botsessions.engine.fold import Fold, Operation
 from botsessions.engine.gate import Gate
 from botsessions.engine.reader import Reader
@@ -35,7 +35,7 @@ from botsessions.record import Write
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextvars import Context
 
     from botsessions.backend import Backend
@@ -112,8 +112,8 @@ class BatchedEngine:
             self._calls, codec, self._gate, prefix=prefix, timeout=timeout
         )
         for number in range(backend.concurrent_batches):
-            self._start(self._write, f"botsessions-writer-{number}")
-        self._start(self._reader.work, "botsessions-reader")
+            self._calls.start(self._write, f"botsessions-writer-{number}", self._ended)
+        self._calls.start(self._reader.work, "botsessions-reader", self._ended)
 
     # What the store calls. Each returns a future; to wait for it is the caller's part.
 
@@ -144,21 +144,19 @@ class BatchedEngine:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timeout * 1.5):
                 await self._gate.emptied()
-        await self._calls.stop()
+        self._calls.cancel()
+        await self._calls.ended()
         self._fail_everything()
 
-    def _start(
-        self, work: Callable[[Worker], Coroutine[Any, Any, None]], name: str
-    ) -> None:
-        async def until_the_end(worker: Worker) -> None:
-            try:
-                await work(worker)
-            finally:
-                # Cancelled with its loop, or broken: nobody may be left waiting.
-                self._gate.close("the store ended with its event loop; open a new one")
-                self._fail_everything()
-
-        self._calls.start(until_the_end, name)
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Leave nobody waiting when a worker ends: closed, cancelled, or broken."""
+        broken = None if task.cancelled() else task.exception()
+        if broken is not None:
+            self._gate.close(f"the store broke down: {broken!r}; open a new one")
+        self._gate.close("the store ended with its event loop; open a new one")
+        # As long as another works, what it answers is true, and ours would not be.
+        if self._calls.cancel() == 0:
+            self._fail_everything()
 
     def _queue(
         self,
@@ -184,7 +182,7 @@ class BatchedEngine:
         lane.state = _State.READY
         self._ready.append(lane)
         if self._idle:
-            self._idle.pop().set_result(None)
+            wake(self._idle.pop())
 
     # The writers.
 

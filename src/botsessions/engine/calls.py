@@ -38,6 +38,10 @@ class Worker:
         self.until = math.inf
         self.late = False
 
+    def has_ended(self) -> bool:
+        """Tell whether the task is done."""
+        return self.task is not None and self.task.done()
+
 
 class Calls:
     """The workers of one engine, and their calls.
@@ -53,23 +57,33 @@ class Calls:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(
-        self, work: Callable[[Worker], Coroutine[Any, Any, None]], name: str
+        self,
+        work: Callable[[Worker], Coroutine[Any, Any, None]],
+        name: str,
+        ended: Callable[[asyncio.Task[None]], None],
     ) -> None:
-        """Start a worker."""
+        """Start a worker; ``ended`` is called however it ends, begun or not."""
         worker = Worker()
         self._workers.append(worker)
         # An empty context: a worker outlives the call that happened to start it.
         worker.task = self._loop.create_task(work(worker), name=name, context=Context())
+        worker.task.add_done_callback(ended)
 
-    async def stop(self) -> None:
-        """Cancel the workers, and the calls that they await."""
-        tasks = [worker.task for worker in self._workers if worker.task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if self._timer is not None:
+    def cancel(self) -> int:
+        """Cancel the workers, and the calls that they await; return how many remain."""
+        working = [worker.task for worker in self._workers if not worker.has_ended()]
+        for task in working:
+            if task is not None:
+                task.cancel()
+        if not working and self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        return len(working)
+
+    async def ended(self) -> None:
+        """Wait until the last worker has ended."""
+        tasks = [worker.task for worker in self._workers if worker.task is not None]
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def load(self, worker: Worker, keys: Sequence[str], limit: float) -> Loaded:
         """Load records, or raise ``BackendError``; takes at most ``limit`` seconds."""
@@ -107,16 +121,18 @@ class Calls:
         worker.until = self._loop.time() + limit
         if self._timer is None or self._timer.when() > worker.until:
             self._look_at(worker.until)
+        task = worker.task
         try:
             return await work
         except asyncio.CancelledError:
-            if not worker.late:
+            # Ours alone, or has somebody else cancelled as well?
+            if task is None or not worker.late or task.cancelling() > 1:
                 raise
             raise TimeoutError(f"no answer within {limit:.3g} s") from None
         finally:
             worker.until = math.inf
-            if worker.late and worker.task is not None:
-                worker.task.uncancel()
+            if worker.late and task is not None:
+                task.uncancel()
             worker.late = False
 
     def _look_at(self, when: float) -> None:
@@ -135,6 +151,12 @@ class Calls:
         following = min(math.inf, *(w.until for w in self._workers if not w.late))
         if following < math.inf:
             self._look_at(following)
+
+
+def wake(idle: asyncio.Future[None]) -> None:
+    """Wake a worker, unless it is being cancelled: then it is the last to look."""
+    if not idle.done():
+        idle.set_result(None)
 
 
 def own(error: SessionError) -> SessionError:

@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from botsessions.engine import rules
-from botsessions.engine.calls import own
+from botsessions.engine.calls import own, wake
 from botsessions.errors import BackendError, CorruptRecordError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Reader:
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[str, list[_Future]] = {}
+        self._taken: dict[str, list[_Future]] = {}
         self._idle: asyncio.Future[None] | None = None
 
     def get(self, key: str) -> _Future:
@@ -45,7 +46,7 @@ class Reader:
         future = self._loop.create_future()
         self._waiting.setdefault(self._prefix + key, []).append(future)
         if self._idle is not None:
-            self._idle.set_result(None)
+            wake(self._idle)
             self._idle = None
         return future
 
@@ -57,19 +58,15 @@ class Reader:
                 await self._idle
                 continue
             keys = list(self._waiting)[:MAX_KEYS]
-            batch = {key: self._waiting.pop(key) for key in keys}
-            try:
-                await self._read(worker, batch)
-            except BaseException:
-                # Cancelled: whoever ends the engine fails these with the others.
-                self._waiting.update(batch)
-                raise
-            self._gate.leave(sum(map(len, batch.values())))
+            self._taken = {key: self._waiting.pop(key) for key in keys}
+            await self._read(worker, self._taken)
+            self._gate.leave(sum(map(len, self._taken.values())))
+            self._taken = {}
 
     def fail(self, error: BackendError) -> None:
         """Give all that wait an error."""
         self._idle = None
-        for future in self._futures(self._waiting):
+        for future in self._futures(self._taken) + self._futures(self._waiting):
             if not future.done():
                 future.set_exception(own(error))
         self._waiting.clear()
