@@ -1,0 +1,182 @@
+"""The commands: what each takes, does, and prints.
+
+Each is a coroutine that returns its exit code (None for 0); ``run`` carries it out and
+turns its failures into one line. ``options`` has what they share, ``sessions`` and
+``replay`` do the work, ``reports`` and ``output`` print.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+import botsessions
+from botsessions.cli import json_form, options, output, reports, sessions
+from botsessions.cli.replay import Replay
+from botsessions.cli.routing import Outcome
+from botsessions.cli.source import Source, interruptible, standard_input
+from botsessions.errors import SessionError
+
+# A replay has much under way at once, and its handler may be slow.
+_REPLAY_TIMEOUT = 50.0
+
+app = typer.Typer(
+    help="Look at a bot's sessions, change them, replay recorded updates.",
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+async def replay(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="The recording; - is standard input.")
+    ],
+    url: options.Url,
+    *,
+    handler: options.Handler = "botsessions.cli.handlers:count",
+    namespace: options.Namespace = "sessions",
+    json: options.Json = False,
+) -> int:
+    """Put recorded updates through a handler; go on where an earlier run stopped."""
+    source = Source(file)
+    if source.path is None:
+        output.note(f"{file} cannot be read again, so this replay cannot be resumed")
+    async with options.opened(url, namespace, timeout=_REPLAY_TIMEOUT) as store:
+        with output.progress(source.size) as on_wave:
+            summary = await Replay(
+                store,
+                source,
+                handler,
+                on_problem=reports.Problems(),
+                on_wave=on_wave,
+            ).run()
+    reports.replay(file, summary, json=json)
+    return 1 if summary.outcomes[Outcome.FAILED] else 0
+
+
+@app.command("list")
+async def list_(  # noqa: PLR0913 - one for each option
+    url: options.Url,
+    *,
+    chat: options.Chat = None,
+    user: options.User = None,
+    topic: options.Topic = None,
+    name: options.Name = None,
+    bot: options.Bot = None,
+    limit: options.Limit = 50,
+    after: options.After = None,
+    namespace: options.Namespace = "sessions",
+    json: options.Json = False,
+) -> None:
+    """List sessions in the order of their keys, a page at a time."""
+    parts = {
+        "chat_id": chat,
+        "user_id": user,
+        "topic_id": topic,
+        "bot_id": bot,
+        "name": name,
+    }
+    given = {part: value for part, value in parts.items() if value is not None}
+    async with options.opened(url, namespace) as store:
+        found, more = await sessions.page(store, limit, after, **given)
+    if not found:
+        output.note("no such sessions")
+    reports.listing(found, json=json)
+    if more:
+        output.note(f"there are more: add --after {found[-1][0]}")
+
+
+@app.command()
+async def show(
+    key: options.Key,
+    url: options.Url,
+    *,
+    namespace: options.Namespace = "sessions",
+    json: options.Json = False,
+) -> None:
+    """Show one session in full, with its exact types."""
+    async with options.opened(url, namespace) as store:
+        session = await store.get(key)
+    if not session:
+        raise SessionError(f"there is no session {key}, or it is empty or expired")
+    if json:
+        output.document(json_form.shown(session))
+    else:
+        output.python(session)
+
+
+@app.command()
+async def put(
+    key: options.Key,
+    text: Annotated[
+        str,
+        typer.Argument(metavar="JSON", help="The session; - reads standard input."),
+    ],
+    url: options.Url,
+    *,
+    namespace: options.Namespace = "sessions",
+    json: options.Json = False,
+) -> None:
+    """Replace one session, whatever was there."""
+    with interruptible():
+        raw = standard_input().read() if text == "-" else os.fsencode(text)
+    session = json_form.read(raw)
+    if type(session) is not dict:
+        raise ValueError('a session is a JSON object, such as {"step": "name"}')
+    async with options.opened(url, namespace) as store:
+        await store.put(key, session)
+    reports.done("stored", key, json=json)
+
+
+@app.command()
+async def delete(
+    key: options.Key,
+    url: options.Url,
+    *,
+    namespace: options.Namespace = "sessions",
+    json: options.Json = False,
+) -> None:
+    """Remove one session; a missing one is no error."""
+    async with options.opened(url, namespace) as store:
+        await store.delete(key)
+    reports.done("deleted", key, json=json)
+
+
+@app.command()
+async def stats(
+    url: options.Url,
+    *,
+    namespace: options.Namespace = "sessions",
+    json: options.Json = False,
+) -> None:
+    """Count the sessions, by kind of key, and what they take."""
+    async with options.opened(url, namespace) as store:
+        found = await sessions.statistics(store)
+    reports.statistics(options.address(url), namespace, found, json=json)
+
+
+@app.command("delete-expired")
+async def delete_expired(
+    url: options.Url,
+    *,
+    namespace: options.Namespace = "sessions",
+    json: options.Json = False,
+) -> None:
+    """Free the space of sessions that expired or were deleted a minute ago."""
+    async with options.opened(url, namespace) as store:
+        count = await store.delete_expired()
+    if json:
+        output.document({"removed": count})
+    else:
+        output.line(f"removed {count:,} expired or deleted sessions")
+
+
+@app.command()
+async def version(*, json: options.Json = False) -> None:
+    """Print the version of botsessions."""
+    if json:
+        output.document({"version": botsessions.__version__})
+    else:
+        output.line(f"botsessions {botsessions.__version__}")

@@ -1,0 +1,42 @@
+"""What ``replay`` does with an update: the default, and the user's own by name.
+
+A handler is a pure function of a session and an update that returns the new session.
+``replay`` calls it; ``app`` loads it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+Session = dict[Any, Any]
+Update = dict[str, Any]
+Handler = Callable[[Session, Update], Mapping[Any, Any]]
+
+
+def count(session: Session, _: Update) -> Session:
+    """Count the updates of a session (what ``replay`` does without a handler)."""
+    return {**session, "count": session.get("count", 0) + 1}
+
+
+def load(reference: str) -> Handler:
+    """Import ``module:function``, from here too; raise ValueError if that fails."""
+    module, _, name = reference.partition(":")
+    if not module or not name:
+        raise ValueError(f"{reference!r} is not of the form module:function")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        handler: Handler = operator.attrgetter(name)(import_module(module))
+    except Exception as exc:  # the module is the user's, and may raise anything
+        raise ValueError(f"{reference}: {type(exc).__name__}: {exc}") from exc
+    if not callable(handler) or inspect.iscoroutinefunction(handler):
+        raise ValueError(
+            f"{reference} must be a plain function of a session and an update"
+        )
+    return handler

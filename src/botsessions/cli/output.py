@@ -1,0 +1,111 @@
+"""How things are shown: tables and Python values for people, JSON for machines.
+
+Only results go to standard output; notes, problems and the progress bar go to standard
+error. In a pipe nothing is coloured, wrapped or cut off. ``app`` and ``run`` use it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.highlighter import ReprHighlighter
+from rich.pretty import pretty_repr
+from rich.progress import Progress
+from rich.table import Column, Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+_PIPE_WIDTH = 100_000
+_BRIEF = 100
+_MAX_DECIMAL_BITS = 14_000  # Python does not print longer ints
+
+
+def document(value: Any) -> None:
+    """Print one JSON document, on one line."""
+    print(json.dumps(value))  # noqa: T201
+
+
+def line(text: str) -> None:
+    """Print one line."""
+    print(text)  # noqa: T201
+
+
+def note(text: str) -> None:
+    """Say something on standard error, in one line; if nobody listens, say nothing."""
+    words = " ".join(text.split())
+    plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
+    with suppress(OSError):
+        print(f"botsessions: {plain}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def table(columns: Sequence[Column | str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table without a frame, and without a header if all of it is empty."""
+    made = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    made.show_header = any(column.header for column in made.columns)
+    for row in rows:
+        made.add_row(*map(Text, row))
+    console = _Console()
+    if console.is_terminal:
+        made.expand = any(column.ratio for column in made.columns)
+    else:
+        console.width = _PIPE_WIDTH
+    with console.capture() as capture:
+        console.print(made)
+    for text in capture.get().splitlines():
+        line(text.rstrip())
+
+
+def python(value: Any) -> None:
+    """Print a value as Python writes it, over several lines where it is long."""
+    console = _Console()
+    text = pretty_repr(_printable(value), max_width=console.width)
+    console.print(ReprHighlighter()(Text(text)), soft_wrap=True)
+
+
+def brief(value: Any) -> str:
+    """Return how Python writes a value, or the beginning of it."""
+    text = repr(_printable(value))
+    return text if len(text) <= _BRIEF else text[: _BRIEF - 1] + "…"
+
+
+@contextmanager
+def progress(total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show how many bytes are done, if standard error is a terminal."""
+    console = Console(stderr=True)
+    with Progress(
+        console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("replay", total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+class _Console(Console):
+    """Standard output, for which a reader that left is the caller's business."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error that is being handled; the original exits with 1."""
+        raise  # noqa: PLE0704 - it is called from an except clause
+
+
+class _Hexadecimal(int):
+    """An int too large to be printed in decimal."""
+
+    def __repr__(self) -> str:
+        return hex(self)
+
+
+def _printable(value: Any) -> Any:
+    kind = type(value)
+    if kind is dict:
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    if kind in {list, tuple, set, frozenset}:
+        return kind(map(_printable, value))
+    if kind is int and value.bit_length() > _MAX_DECIMAL_BITS:
+        return _Hexadecimal(value)
+    return value

@@ -1,0 +1,77 @@
+"""From a command line to an exit code: every failure is one line, without traceback.
+
+0: done · 1: the operation failed · 2: the command line is wrong · 130: Ctrl-C. A reader
+that goes away early (``| head``) is no failure. ``app`` makes of the arguments what is
+to be done, this does it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from botsessions.cli.app import app
+from botsessions.cli.output import note
+from botsessions.errors import SessionError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out one command line; return its exit code."""
+    _prepare_streams()
+    try:
+        code = _carry_out(arguments)
+    except typer.TyperException as exc:
+        note(f"{exc.format_message().removesuffix('.')}; see botsessions --help")
+        code = exc.exit_code
+    except BrokenPipeError:
+        code = 0
+    except KeyboardInterrupt:
+        note("interrupted")
+        code = 130
+    except OSError as exc:
+        reason = exc.strerror or str(exc)
+        note(f"{exc.filename}: {reason}" if exc.filename else reason)
+        code = 1
+    except (SessionError, ValueError) as exc:
+        note(str(exc))
+        code = 1
+    return _flush(code)
+
+
+def _carry_out(arguments: Sequence[str]) -> int:
+    result = app(arguments, prog_name="botsessions", standalone_mode=False)
+    if asyncio.iscoroutine(result):  # any command; --help and the like are done
+        result = asyncio.run(result)
+    return result or 0
+
+
+def _prepare_streams() -> None:
+    """Make the streams take any text, and be there even if they were closed."""
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until Python ends
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _flush(code: int) -> int:
+    """Write what is left; leave nothing that could fail while Python ends."""
+    try:
+        sys.stdout.flush()
+    except OSError as exc:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(exc, BrokenPipeError):
+            note(f"standard output: {exc.strerror}")
+            return 1
+    return code
