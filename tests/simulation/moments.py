@@ -1,0 +1,128 @@
+"""Hold the answers for one key against the journal: what was really there, and when.
+
+The journal knows each state that the session ever had, from its landing to the next
+one, and when it expired. So a read is right if its answer was the state at one moment
+between its call and its return, by the server's clock; and nothing grows out of what
+has expired. ``order`` and ``linearizability`` do without journal and clock.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, NamedTuple
+
+from tests.simulation.history import (
+    CHANGES,
+    READS,
+    Call,
+    Outcome,
+    Verb,
+    Violation,
+    shown,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.simulation.server import Landing
+
+
+class Lifetime(NamedTuple):
+    """How long sessions live, in milliseconds."""
+
+    ttl: int | None = None
+    max_age: int | None = None
+
+
+ENDLESS = Lifetime()
+
+
+def check_moments(
+    calls: Sequence[Call], landings: Sequence[Landing], lifetime: Lifetime
+) -> None:
+    """Raise ``Violation`` unless the answers for one key fit what was there."""
+    _check_versions(landings)
+    _check_revival(landings)
+    for call in calls:
+        if call.outcome is not Outcome.DONE:
+            continue
+        if call.verb is Verb.GET or (call.verb in READS and _is_state(call, landings)):
+            _check_read(call, landings)
+        elif call.verb in CHANGES and lifetime != ENDLESS:
+            _check_lifetime(call, landings, lifetime)
+
+
+def _check_versions(landings: Sequence[Landing]) -> None:
+    versions = [landing.record.version for landing in landings]
+    if len(set(versions)) != len(versions):
+        raise Violation(f"a version came back: {versions}")
+
+
+def _check_revival(landings: Sequence[Landing]) -> None:
+    for old, new in itertools.pairwise(landings):
+        if (
+            old.record.is_dead(new.now)
+            and old.ids
+            and old.ids == new.ids[: len(old.ids)]
+        ):
+            raise Violation(
+                f"{shown(old.ids)} had ended at {old.record.expires_at} and was "
+                f"revived as {shown(new.ids)} at {new.now}"
+            )
+
+
+def _is_state(call: Call, landings: Sequence[Landing]) -> bool:
+    """Tell whether an observing update saw a state of which the journal tells.
+
+    Else other calls had changed the session before it in the same commit; and what that
+    commit made may have expired already when it landed.
+    """
+    return bool(call.saw) and any(
+        there.ids == call.saw and not call.called < there.tick < call.returned
+        for there in landings
+    )
+
+
+def _check_read(call: Call, landings: Sequence[Landing]) -> None:
+    """Some state with this content was there at one moment of the call."""
+    if not call.saw and (not landings or landings[0].tick > call.called):
+        return
+    for landing, following in zip(landings, [*landings[1:], None], strict=True):
+        if landing.tick > call.returned:
+            break
+        if following is not None and following.tick < call.called:
+            continue
+        if call.saw:
+            begin = max(landing.now, call.called_at)
+            if landing.ids == call.saw and not landing.record.is_dead(begin):
+                return
+        else:
+            end = call.returned_at if following is None else following.now
+            if landing.record.is_dead(min(end, call.returned_at)):
+                return
+    raise Violation(f"at no moment of the call was this there: {call}")
+
+
+def _check_lifetime(
+    call: Call, landings: Sequence[Landing], lifetime: Lifetime
+) -> None:
+    """A change gives the session nine tenths of its ttl at least, and all at most."""
+    for landing in landings:
+        if landing.ids[-1:] == (call.id,):
+            break
+    else:
+        return  # replaced in the same commit
+    expires_at = landing.record.expires_at
+    earliest, latest = [], []
+    if lifetime.ttl is not None:
+        earliest.append(call.called_at + lifetime.ttl)
+        latest.append(call.returned_at + lifetime.ttl)
+    if lifetime.max_age is not None:
+        earliest.append(landing.record.created_at + lifetime.max_age)
+        latest.append(landing.record.created_at + lifetime.max_age)
+    lag = (lifetime.ttl or 0) // 10
+    if expires_at is None or not min(earliest) - lag <= expires_at <= min(latest):
+        raise Violation(
+            f"expires at {expires_at}, which is not from {min(earliest)} (or {lag} "
+            f"before) to {min(latest)}: {call}"
+        )

@@ -1,0 +1,438 @@
+"""Faults planted in the product, to prove that the simulation sees them.
+
+A mutant replaces snippets of a module's source (each must be there exactly once, so
+that no mutant outlives what it changes) and swaps the code of the functions concerned,
+for as long as it is planted. Nothing on disk changes, and no class exists twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import inspect
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Mutant:
+    """One planted fault: where it is, what stands there, what stands there instead.
+
+    ``plan`` names the plan on which it is hunted, the one that shows it soonest.
+    """
+
+    name: str
+    plan: str
+    module: str
+    changes: dict[str, str]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @contextlib.contextmanager
+    def planted(self) -> Iterator[None]:
+        """Let the functions of the module be the mutated ones."""
+        module = importlib.import_module(self.module)
+        mutated = dict(_codes(compile(self._source(), f"<{self.name}>", "exec")))
+        swapped = []
+        for function in _functions(vars(module), self.module):
+            code = mutated.get(function.__qualname__)
+            if code is not None:
+                swapped.append((function, function.__code__))
+                function.__code__ = code
+        try:
+            yield
+        finally:
+            for function, code in swapped:
+                function.__code__ = code
+
+    def _source(self) -> str:
+        source = inspect.getsource(importlib.import_module(self.module))
+        for snippet, replacement in self.changes.items():
+            if source.count(snippet) != 1:
+                raise AssertionError(
+                    f"mutant {self.name!r} needs care: {self.module} has "
+                    f"{source.count(snippet)} places like this, not one:\n{snippet}"
+                )
+            source = source.replace(snippet, replacement)
+        return source
+
+
+def _codes(code: CodeType) -> Iterator[tuple[str, CodeType]]:
+    """Walk the code of all functions in a piece of code."""
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield constant.co_qualname, constant
+            yield from _codes(constant)
+
+
+def _functions(namespace: dict[str, object], module: str) -> Iterator[FunctionType]:
+    """Walk the functions and methods that a module defines."""
+    for value in namespace.values():
+        if isinstance(value, FunctionType) and value.__module__ == module:
+            yield inspect.unwrap(value)
+        elif isinstance(value, type) and value.__module__ == module:
+            yield from _functions(dict(vars(value)), module)
+
+
+_RECORD = "botsessions.record"
+_RULES = "botsessions.engine.rules"
+_FOLD = "botsessions.engine.fold"
+_BATCHED = "botsessions.engine.batched"
+_READER = "botsessions.engine.reader"
+_MEMORY = "botsessions.backends.memory"
+
+MUTANTS = [
+    # The backend.
+    Mutant(
+        "no version compare",
+        "several processes",
+        _MEMORY,
+        {
+            "if (found.version if found is not None else None) != write.expected:": (
+                "if False:"
+            )
+        },
+    ),
+    Mutant(
+        "token ignored in the compare",
+        "late and twice",
+        _MEMORY,
+        {
+            "if (found.version if found is not None else None) != write.expected:": (
+                "if (found and found.version.counter) != "
+                "(write.expected and write.expected.counter):"
+            )
+        },
+    ),
+    Mutant(
+        "not_after ignored by the backend",
+        "expiry and faults",
+        _MEMORY,
+        {"if self.now() >= write.not_after:": "if False:"},
+    ),
+    Mutant(
+        "tombstone swept at once",
+        "swept at once",
+        _MEMORY,
+        {"end = self.now() - GRACE_MS": "end = self.now()"},
+    ),
+    # Versions, tokens, verdicts, ends.
+    Mutant(
+        "no ring",
+        "lost answers",
+        _RECORD,
+        {"return token + record.ring[: 8 * (RING_LENGTH - 1)]": 'return b""'},
+    ),
+    Mutant(
+        "only the head of the ring is asked",
+        "created and deleted",
+        _RULES,
+        {
+            "if write.record.version.token in remembered:": (
+                "if write.record.version.token in remembered[:1]:"
+            )
+        },
+    ),
+    Mutant(
+        "counter restarts after a delete",
+        "created and deleted",
+        _RULES,
+        {
+            "Version(record.version.counter + 1, token)": (
+                "Version(record.version.counter + 1 if record.value else 1, token)"
+            )
+        },
+    ),
+    Mutant(
+        "lost if somebody else's creation is there",
+        "created and deleted",
+        _RULES,
+        {"return Verdict.LOST if whole else Verdict.UNKNOWN": "return Verdict.LOST"},
+    ),
+    Mutant(
+        "lost if the ring has forgotten",
+        "created and deleted",
+        _RULES,
+        {"if write.expected.token in remembered:": "if True:"},
+    ),
+    Mutant(
+        "blind retry under a new token",
+        "late and refused",
+        _RULES,
+        {"Verdict.LOST if now >= write.not_after else Verdict.NOT_YET": "Verdict.LOST"},
+    ),
+    Mutant(
+        "not landed in time, but never lost",
+        "one loss",
+        _RULES,
+        {
+            "Verdict.LOST if now >= write.not_after else Verdict.NOT_YET": (
+                "Verdict.NOT_YET"
+            )
+        },
+    ),
+    Mutant(
+        "no end to not_after",
+        "swept behind one's back",
+        _RULES,
+        {"end = now + window": "end = now + 10**9"},
+    ),
+    Mutant(
+        "expired session revived: not_after ignores its end",
+        "expiry",
+        _RULES,
+        {"return min(end, record.expires_at)": "return end"},
+    ),
+    Mutant(
+        "the end of a session never moves",
+        "expiry",
+        _RULES,
+        {"if 0 <= moved <= self.ttl // 10 else end": "if 0 <= moved else end"},
+    ),
+    # Outcomes.
+    Mutant(
+        "unknown taken for success",
+        "lost answers",
+        _BATCHED,
+        {"lane.doubtful = write": "self._answer(lane); continue"},
+    ),
+    Mutant(
+        "unknown taken for failure, and run again",
+        "lost answers",
+        _BATCHED,
+        {"lane.doubtful = write": "lane.doubtful = None"},
+    ),
+    Mutant(
+        "unknown told as failure",
+        "silence",
+        _BATCHED,
+        {"lane.doubtful = write": "self._fail(lane, BackendError()); continue"},
+    ),
+    Mutant(
+        "conflict of a doubtful write taken for a loss",
+        "late and refused",
+        _BATCHED,
+        {
+            "                if did:\n": (
+                "                lane.doubtful = None\n                if did:\n"
+            )
+        },
+    ),
+    Mutant(
+        "failure of a doubtful write taken for a failure",
+        "late and refused",
+        _BATCHED,
+        {
+            "        if lane.doubtful is None:\n            self._fail(lane, error)": (
+                "        if True:\n            self._fail(lane, error)"
+            )
+        },
+    ),
+    Mutant(
+        "doubtful at the deadline told as failure",
+        "no time",
+        _BATCHED,
+        {
+            "        if lane.doubtful is not None:\n            return self._unknown": (
+                "        if False:\n            return self._unknown"
+            )
+        },
+    ),
+    Mutant(
+        "one bad row fails the whole batch",
+        "one poisoned key",
+        _BATCHED,
+        {
+            "if len(lanes) > 1 and not isinstance(exc, BackendUnavailableError):": (
+                "if False:"
+            )
+        },
+    ),
+    # Who is answered, when, and with what.
+    Mutant(
+        "answer before the commit",
+        "several processes",
+        _BATCHED,
+        {
+            "            await self._commit(worker, writes)\n": (
+                "            [o.answer() for lane in writes for o in lane.taken]\n"
+                "            await self._commit(worker, writes)\n"
+            )
+        },
+    ),
+    Mutant(
+        "late joiner answered from an older load",
+        "watchers",
+        _BATCHED,
+        {
+            "            write = self._next_write(": (
+                "            if lane.doubtful is None:\n"
+                "                lane.taken += lane.waiting\n"
+                "                lane.waiting.clear()\n"
+                "            write = self._next_write("
+            )
+        },
+    ),
+    Mutant(
+        "no change answered without a current read",
+        "several processes",
+        _BATCHED,
+        {
+            "        for lane, record in zip(batch, loaded.records, strict=True):\n": (
+                "        for lane, record in zip(batch, loaded.records, strict=True):\n"
+                "            known = self.__dict__.setdefault('known', {})\n"
+                "            record = known.get(lane.key, record)\n"
+            ),
+            "                if did:\n": (
+                "                known = self.__dict__.setdefault('known', {})\n"
+                "                known.pop(lane.key, None)\n"
+                "                if did:\n"
+                "                    known[lane.key] = writes[lane].record\n"
+            ),
+        },
+    ),
+    Mutant(
+        "conflict answers those that raised",
+        "several processes",
+        _BATCHED,
+        {
+            "                if did:\n": (
+                "                [o.answer() for o in lane.taken if o.error]\n"
+                "                if did:\n"
+            )
+        },
+    ),
+    Mutant(
+        "conflict loses those that raised",
+        "several processes",
+        _BATCHED,
+        {
+            "                if did:\n": (
+                "                if not did:\n"
+                "                    kept = filter(lambda o: not o.error, lane.taken)\n"
+                "                    lane.taken = list(kept)\n"
+                "                if did:\n"
+            )
+        },
+    ),
+    Mutant(
+        "get served from memory of an earlier load",
+        "several processes",
+        _READER,
+        {
+            "            dead = record is None or record.is_dead(loaded.now)\n": (
+                "            seen = self.__dict__.setdefault('seen', {})\n"
+                "            record = seen.setdefault(key, record)\n"
+                "            dead = record is None or record.is_dead(loaded.now)\n"
+            )
+        },
+    ),
+    Mutant(
+        "get answered by a load that was sent before it",
+        "one process, many callers",
+        _READER,
+        {
+            "            dead = record is None or record.is_dead(loaded.now)\n": (
+                "            futures += self._waiting.pop(key, [])\n"
+                "            dead = record is None or record.is_dead(loaded.now)\n"
+            )
+        },
+    ),
+    Mutant(
+        "expired row served to get",
+        "expiry",
+        _READER,
+        {
+            "dead = record is None or record.is_dead(loaded.now)": (
+                "dead = record is None or not record.value"
+            )
+        },
+    ),
+    Mutant(
+        "expired row served to update",
+        "expiry",
+        _BATCHED,
+        {
+            'b"" if record is None or record.is_dead(now) else': (
+                'b"" if record is None else'
+            )
+        },
+    ),
+    Mutant(
+        "combined updates share a flat session",
+        "one process, many callers",
+        _FOLD,
+        {"return self._spare.copy()": "return self._spare"},
+    ),
+    Mutant(
+        "combined updates share the inside of a session",
+        "one process, many callers",
+        _FOLD,
+        {"None if gc.is_tracked(copy) else copy.copy()": "copy.copy()"},
+    ),
+    Mutant(
+        "two gets share a session",
+        "overload",
+        _READER,
+        {
+            "                future.set_result(session)\n": (
+                "                first = futures[0]\n"
+                "                if first.done() and not first.cancelled():\n"
+                "                    session = first.result()\n"
+                "                future.set_result(session)\n"
+            )
+        },
+    ),
+    # Lanes, slots, wake-ups.
+    Mutant(
+        "a key in flight twice",
+        "two batches at once",
+        _BATCHED,
+        {
+            "        if lane.state is _State.IDLE:\n": (
+                "        if lane.state is not _State.READY:\n"
+            )
+        },
+    ),
+    Mutant(
+        "a cancelled call keeps its slot",
+        "cancelled",
+        _BATCHED,
+        {
+            "        self._gate.leave()\n        return True\n": (
+                "        if late:\n"
+                "            self._gate.leave()\n"
+                "        return True\n"
+            )
+        },
+    ),
+    Mutant(
+        "lost wake-up after a back-off",
+        "several processes",
+        _BATCHED,
+        {"self._rng), self._make_ready, lane": "self._rng), self._ready.append, lane"},
+    ),
+    Mutant(
+        "what came during a commit is forgotten",
+        "one process, many callers",
+        _BATCHED,
+        {"if lane.taken or lane.waiting:": "if lane.taken:"},
+    ),
+    Mutant(
+        "calls for which no time was left are forgotten",
+        "one process, many callers",
+        _BATCHED,
+        {"lane.waiting.extendleft(reversed(lane.taken[reached:]))": "pass"},
+    ),
+    Mutant(
+        "keys for which no time was left are forgotten",
+        "two batches at once",
+        _BATCHED,
+        {"self._ready.extendleft(reversed(left))": "pass"},
+    ),
+]

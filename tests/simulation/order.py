@@ -1,0 +1,243 @@
+"""Judge the calls of one key by the order of events that their answers show.
+
+Each answer lists the changes that led to it, so the answers of one key must agree on
+one *chain* of changes for each life of the session (from a put or a creation to the
+next put, a delete or its end), and the chains on one order in real time. Every
+complaint is justified: what it names cannot have happened under the laws. It does not
+find all there is to find (which delete ended which life is not searched for); the exact
+but slow ``linearizability`` does, and judges this module in its tests.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, NamedTuple
+
+from tests.simulation.history import (
+    CHANGES,
+    READS,
+    Call,
+    Ids,
+    Outcome,
+    Verb,
+    Violation,
+    listed,
+    shown,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Sequence
+
+
+def check_order(
+    calls: Sequence[Call], *, stored: Collection[Ids] = (), expiring: bool = False
+) -> None:
+    """Raise ``Violation`` unless the answers for one key fit together.
+
+    ``stored`` are contents that the session is known to have had, from a look behind
+    the scenes. ``expiring`` allows a session to vanish by itself.
+    """
+    lives = _lives(calls, stored)
+    for life in lives:
+        _check_inside(life)
+    _check_lives(lives)
+    absences = [call for call in calls if _finds_nothing(call)]
+    for call in absences:
+        _check_not_inside(call, lives)
+    if not expiring:
+        deletes = [
+            call
+            for call in calls
+            if call.verb is Verb.DELETE and call.outcome is not Outcome.FAILED
+        ]
+        created = [life.steps[0][0] for life in lives if life.created]
+        _check_created(created, deletes)
+        absences += created
+        for call in absences:
+            if call.verb is not Verb.DELETE:
+                _check_deleted(call, lives, deletes)
+
+
+class _Life(NamedTuple):
+    """One life of the session: its states in order, each with the calls that show it.
+
+    The first call of a step made the state, the others read it. ``first_end`` and
+    ``last_start`` bound all of them: a call that had returned before ``last_start``
+    came before something in this life, one called after ``first_end`` after something.
+    """
+
+    steps: list[list[Call]]
+    created: bool
+    first_end: int
+    last_start: int
+
+    @property
+    def calls(self) -> list[Call]:
+        return [call for step in self.steps for call in step]
+
+
+def _lives(calls: Sequence[Call], stored: Collection[Ids]) -> list[_Life]:
+    """Put the changes into chains, or say why they do not form any."""
+    chains = _Chains(calls)
+    for ids in {call.saw for call in calls if call.saw}.union(stored):
+        chains.add(ids)
+    readers: dict[int, list[Call]] = {}
+    for call in calls:
+        if call.verb in READS and call.saw:
+            readers.setdefault(call.saw[-1], []).append(call)
+    lives = []
+    for chain in chains:
+        steps = [[call, *readers.get(call.id, ())] for call in chain]
+        members = [call for step in steps for call in step]
+        lives.append(
+            _Life(
+                steps,
+                created=chain[0].verb is Verb.UPDATE,
+                first_end=min(call.end for call in members),
+                last_start=max(call.called for call in members),
+            )
+        )
+    return lives
+
+
+class _Chains:
+    """Which change follows which, by their ids; 0 stands for nothing."""
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self._by_id = {call.id: call for call in calls}
+        self._before: dict[int, int] = {}
+        self._after: dict[int, int] = {}
+        for call in calls:
+            if call.outcome is not Outcome.DONE:
+                continue
+            if call.verb is Verb.PUT:
+                self._before[call.id] = 0
+            elif call.verb is Verb.UPDATE and (call.saw or (0,))[-1] != call.id:
+                raise Violation(f"an update's answer is not what it made: {call}")
+
+    def __iter__(self) -> Iterator[list[Call]]:
+        """Walk the chains, each from its first change on."""
+        for first, before in self._before.items():
+            if not before:
+                chain = [first]
+                while chain[-1] in self._after:
+                    chain.append(self._after[chain[-1]])
+                yield [self._by_id[number] for number in chain]
+
+    def add(self, ids: Ids) -> None:
+        """Note the order that a content shows."""
+        for before, number in itertools.pairwise((0, *ids)):
+            self._check(number, ids)
+            if self._before.setdefault(number, before) != before:
+                raise Violation(
+                    f"applied twice, on {self._before[number]} and on {before} in "
+                    f"{shown(ids)}: {self._by_id[number]}"
+                )
+            if before and self._after.setdefault(before, number) != number:
+                raise Violation(
+                    "a lost update: two changes were applied on the same state, "
+                    + shown(ids)
+                    + listed(self._by_id[self._after[before]], self._by_id[number])
+                )
+
+    def _check(self, number: int, ids: Ids) -> None:
+        """Complain about a change that cannot be in a content."""
+        call = self._by_id.get(number)
+        if call is None:
+            raise Violation(f"change {number} in {shown(ids)} was made by nobody")
+        if call.verb not in CHANGES or call.outcome is Outcome.FAILED:
+            raise Violation(f"applied, though its caller was told it is not: {call}")
+        if call.verb is Verb.PUT and number != ids[0]:
+            raise Violation(
+                f"a put did not replace what was there, {shown(ids)}: {call}"
+            )
+
+
+def _check_inside(life: _Life) -> None:
+    """Within a life, real time must not contradict the chain."""
+    latest: Call | None = None
+    for step in life.steps:
+        for call in step:
+            if latest is not None and call.end < latest.called:
+                raise Violation(
+                    "a later state was answered before the change that led to it, or "
+                    "to the state before it, was asked for" + listed(call, latest)
+                    if call.verb not in READS or latest.verb not in READS
+                    else "a stale read" + listed(call, latest)
+                )
+            if call is step[0] and (latest is None or call.called > latest.called):
+                latest = call
+        for call in step[1:]:
+            if latest is None or call.called > latest.called:
+                latest = call
+
+
+def _check_lives(lives: Sequence[_Life]) -> None:
+    """One life ends before another begins.
+
+    Each comes wholly before the other; if real time demands both, there is no order.
+    Looking at pairs is enough: among lives that demand each other in a circle, the one
+    with the earliest ``first_end`` is in such a pair.
+    """
+    ordered = sorted(lives, key=lambda life: life.first_end)
+    for index, one in enumerate(ordered):
+        for other in ordered[index + 1 :]:
+            if other.first_end >= one.last_start:
+                break
+            if one.first_end < other.last_start:
+                raise Violation(
+                    "two lives of the session interleave"
+                    + listed(*_bounds(one), *_bounds(other))
+                )
+
+
+def _finds_nothing(call: Call) -> bool:
+    """Tell whether the session was absent for a moment while this call ran."""
+    if call.outcome is not Outcome.DONE:
+        return False
+    return call.verb is Verb.DELETE or (call.verb in READS and not call.saw)
+
+
+def _check_not_inside(call: Call, lives: Iterable[_Life]) -> None:
+    """No moment of absence lies within a life."""
+    for life in lives:
+        if life.first_end < call.called and call.returned < life.last_start:
+            raise Violation(
+                "absent in the midst of a life, or revived after its end"
+                + listed(call, *_bounds(life))
+            )
+
+
+def _check_created(created: Sequence[Call], deletes: Sequence[Call]) -> None:
+    """Each creation but the first has a delete of its own before it."""
+    ordered = sorted(created, key=lambda call: call.end)
+    for earlier, call in enumerate(ordered):
+        if earlier > sum(delete.called < call.end for delete in deletes):
+            raise Violation(
+                "created more often than deleted: a lost update"
+                + listed(*ordered[: earlier + 1])
+            )
+
+
+def _check_deleted(
+    absent: Call, lives: Iterable[_Life], deletes: Sequence[Call]
+) -> None:
+    """Each life that came before a moment of absence was ended by a delete between."""
+    for life in lives:
+        if life.first_end >= absent.called or absent is life.steps[0][0]:
+            continue
+        if not any(
+            delete.called < absent.end and life.last_start <= delete.end
+            for delete in deletes
+        ):
+            raise Violation(
+                "gone, and nobody deleted it" + listed(absent, *_bounds(life))
+            )
+
+
+def _bounds(life: _Life) -> tuple[Call, Call]:
+    calls = life.calls
+    return (
+        min(calls, key=lambda call: call.end),
+        max(calls, key=lambda call: call.called),
+    )
