@@ -1,0 +1,1 @@
+"""SQLite for real: other processes, kills, full disks, damaged files, foreign locks."""
