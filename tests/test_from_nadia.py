@@ -22,7 +22,7 @@ import sys
 import time
 from dataclasses import make_dataclass
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import aiogram.types
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "from-nadia.md"
 PACKAGE = Path(bs.__file__).parent
+ROOMS = ("", "backends", "cli")  # where a new ability would have its module
 SEED = ROOT.parent / "shared" / "seed" / "nadia-session-store.txt"
 
 Session = dict[Any, Any]
@@ -80,7 +81,7 @@ def absent(*words: str) -> None:
         *bs.__all__,
         *dir(bs.SessionStore),
         *inspect.signature(bs.SessionStore).parameters,
-        *(module.stem for module in PACKAGE.rglob("*.py")),
+        *(path.stem for room in ROOMS for path in (PACKAGE / room).iterdir()),
     ]
     come = [name for name in names if any(word in name.lower() for word in words)]
     assert come == [], "has come: correct its row in docs/from-nadia.md, and this test"
@@ -459,14 +460,10 @@ async def test_12_the_function_gets_a_fresh_dict(place: Place) -> None:
 
 async def test_13_the_answer_is_the_session_as_committed(place: Place) -> None:
     async with place.store() as store:
-        answer = await store.update(KEY, lambda _: SimpleMapping(cart=["tea"]))
+        answer = await store.update(KEY, lambda _: MappingProxyType({"cart": ["tea"]}))
         assert (answer, type(answer)) == ({"cart": ["tea"]}, dict)
         answer["cart"].append("milk")
         assert await store.get(KEY) == {"cart": ["tea"]}
-
-
-class SimpleMapping(dict[str, Any]):
-    """A mapping that is not exactly a dict."""
 
 
 async def test_14_raising_writes_nothing(place: Place) -> None:
@@ -576,11 +573,11 @@ async def test_24_errors_say_whether_something_may_have_been_written(
     await closed.aclose()
     with pytest.raises(bs.StoreClosedError):
         await closed.update(KEY, count)
-    for backend, error in (
-        (Deaf(place), bs.BackendUnavailableError),
-        (Mute(place), bs.OutcomeUnknownError),
+    for backend, timeout, error in (
+        (Deaf(place), 0.05, bs.BackendUnavailableError),
+        (Mute(place), 0.25, bs.OutcomeUnknownError),
     ):
-        async with bs.SessionStore(backend, timeout=0.05) as store:
+        async with bs.SessionStore(backend, timeout=timeout) as store:
             with pytest.raises(error):
                 await store.update(KEY, count)
 
@@ -752,7 +749,7 @@ async def test_38_options_are_checked(place: Place) -> None:
 
 async def test_39_conflicts_are_retried_until_the_deadline(place: Place) -> None:
     backend = Contested(place)
-    async with bs.SessionStore(backend, timeout=0.1) as store:
+    async with bs.SessionStore(backend, timeout=0.25) as store:
         with pytest.raises(bs.ConflictError):
             await store.update(KEY, count)
         assert backend.calls.count("load") > 1
@@ -875,7 +872,7 @@ def test_47d_no_encryption_yet() -> None:
 
 async def test_47e_a_call_takes_no_longer_than_its_timeout(place: Place) -> None:
     async with bs.SessionStore(Deaf(place), timeout=0.05) as store:
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(5):
             with pytest.raises(bs.BackendUnavailableError):
                 await store.get(KEY)
 
