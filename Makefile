@@ -36,7 +36,7 @@ demo: private export PYTHONPATH := .
 demo: $(CLI)/.ready ## replay recorded updates through an example bot, show its sessions
 	botsessions replay examples/updates.jsonl --handler examples.signup_bot:handle --store sqlite:///demo.db
 	botsessions list --store sqlite:///demo.db
-	botsessions show chat=1001/user=1001 --store sqlite:///demo.db
+	botsessions show chat=512406937/user=512406937 --store sqlite:///demo.db
 
 test: pythons $(CHECK)/.ready $(FOUND:%=.venv/test/%/.ready) ## run every check there is
 	@passed=0; failed=; \

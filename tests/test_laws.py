@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import timedelta
 from types import MappingProxyType
@@ -160,13 +160,26 @@ async def coroutine_function(session: dict[Any, Any]) -> dict[Any, Any]:
     raise AssertionError(session)
 
 
+async def async_generator(session: dict[Any, Any]) -> AsyncIterator[Any]:
+    yield session
+
+
 class AsyncCallable:
     async def __call__(self, session: dict[Any, Any]) -> dict[Any, Any]:
         raise AssertionError(session)
 
 
 @pytest.mark.parametrize(
-    "function", [None, 7, {"a": 1}, coroutine_function, AsyncCallable()], ids=repr
+    "function",
+    [
+        None,
+        7,
+        {"a": 1},
+        coroutine_function,
+        async_generator,
+        AsyncCallable(),
+    ],
+    ids=repr,
 )
 async def test_law_1_what_cannot_be_called_is_refused(
     place: Place, function: Any

@@ -152,10 +152,11 @@ class SQLiteBackend:
 
     async def load(self, keys: Sequence[str]) -> Loaded:
         """Read records: one in place, several on the reading thread."""
-        self._check_process()
+        writer = self._open_thread(self._writer)
         if len(keys) <= _IN_PLACE and self._inline_thread == threading.get_ident():
-            with suppress(_StillBusyError):
-                return self._read(self._open_connection(), keys, patience=0.0)
+            with suppress(_StillBusyError), writer.borrowed() as idle:
+                connection = idle or self._open_connection()
+                return self._read(connection, keys, patience=0.0)
         return await self._open_thread(self._reader).run(self._read, keys)
 
     async def commit(self, writes: Sequence[Write]) -> list[bool]:
@@ -204,6 +205,9 @@ class SQLiteBackend:
         connection = self._connect()
         until = self._clock() + _PATIENCE
         with _translated(self._path):
+            # A commit writes whole pages: sessions are small, so pages are too. Only a
+            # new file takes this on.
+            self._insist(connection, "PRAGMA page_size = 2048", until)
             self._insist(connection, "PRAGMA journal_mode = WAL", until)
             self._insist(connection, "BEGIN IMMEDIATE", until)
             try:
@@ -225,13 +229,14 @@ class SQLiteBackend:
                 statementcachesize=32,
             )
             connection.set_busy_timeout(0)
+            until = self._clock() + _PATIENCE
             synchronous = "FULL" if self._durability == "full" else "NORMAL"
-            connection.execute(f"PRAGMA synchronous = {synchronous}")
+            self._insist(connection, f"PRAGMA synchronous = {synchronous}", until)
             # A checkpoint writes each page once, however often the log has it: rare
-            # ones cost less in all. 8,192 pages are a log of 32 MiB.
-            connection.execute("PRAGMA wal_autocheckpoint = 8192")
+            # ones cost less in all. 16,384 pages are a log of 32 MiB.
+            self._insist(connection, "PRAGMA wal_autocheckpoint = 16384", until)
             # On macOS only this makes fsync reach the disk.
-            connection.execute("PRAGMA fullfsync = 1")
+            self._insist(connection, "PRAGMA fullfsync = 1", until)
             return connection
 
     def _insist(
@@ -271,7 +276,7 @@ class SQLiteBackend:
     def _commit(
         self, connection: apsw.Connection, writes: Sequence[Write]
     ) -> list[bool]:
-        last_chance = max(write.not_after for write in writes) / 1000
+        last_chance = max((write.not_after for write in writes), default=0) / 1000
         try:
             with _translated(self._path):
                 self._insist(connection, "BEGIN IMMEDIATE", last_chance)
@@ -343,6 +348,8 @@ class _Thread:
         # A daemon: a program that forgets to close must still be able to end.
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._started = False
+        self._working = threading.Lock()
+        self._connection: apsw.Connection | None = None
 
     async def run(self, job: Callable[..., T], *args: Any) -> T:
         """Do a job on the thread; cancelled, it is finished but not waited for."""
@@ -353,6 +360,20 @@ class _Thread:
         self._jobs.put((job, args, future))
         return await future
 
+    @contextmanager
+    def borrowed(self) -> Iterator[apsw.Connection | None]:
+        """Lend the connection while the thread has nothing to do, else None.
+
+        What it wrote last is still in its cache, which another would have to read.
+        """
+        if not self._working.acquire(blocking=False):
+            yield None
+            return
+        try:
+            yield self._connection
+        finally:
+            self._working.release()
+
     async def stop(self) -> None:
         """Finish the jobs under way, close the connection, end the thread."""
         if self._started:
@@ -360,22 +381,22 @@ class _Thread:
             await asyncio.to_thread(self._thread.join)
 
     def _work(self) -> None:
-        connection: apsw.Connection | None = None
         while (work := self._jobs.get()) is not None:
             job, args, future = work
             result: Any = None
             error: BaseException | None = None
             try:
-                if connection is None:
-                    connection = self._connect()
-                result = job(connection, *args)
+                with self._working:
+                    if self._connection is None:
+                        self._connection = self._connect()
+                    result = job(self._connection, *args)
             except BaseException as exc:  # noqa: BLE001 - it is the caller's
                 error = exc
             # The loop may be closed by now: then nobody waits for the answer.
             with suppress(RuntimeError):
                 future.get_loop().call_soon_threadsafe(_deliver, future, result, error)
-        if connection is not None:
-            connection.close()
+        if self._connection is not None:
+            self._connection.close()
 
 
 def _deliver(

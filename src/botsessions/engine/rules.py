@@ -169,8 +169,9 @@ def check_returned(returned: object) -> Mapping[Any, Any]:
     """Return what a function returned if it is a mapping, else say what to do."""
     if isinstance(returned, Mapping):
         return returned
-    if inspect.iscoroutine(returned):
-        returned.close()
+    if inspect.iscoroutine(returned) or inspect.isasyncgen(returned):
+        if inspect.iscoroutine(returned):
+            returned.close()  # it has not begun, and is not forgotten either
         raise InvalidUpdateError(_NO_COROUTINES)
     if returned is None:
         raise InvalidSessionError(
