@@ -78,7 +78,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
 
 
 @pytest.mark.parametrize("repetition", ONCE_OR_OFTEN)
-def test_a_killed_replay_loses_nothing_and_repeats_nothing(  # noqa: PLR0917
+def test_a_killed_replay_loses_nothing_and_repeats_nothing(
     start: Callable[..., Running],
     cli: Cli,
     sessions: Sessions,
@@ -104,7 +104,7 @@ def test_a_killed_replay_loses_nothing_and_repeats_nothing(  # noqa: PLR0917
 
 
 @pytest.mark.parametrize("repetition", ONCE_OR_OFTEN)
-def test_a_replay_killed_at_its_end_is_finished_by_the_next(  # noqa: PLR0917
+def test_a_replay_killed_at_its_end_is_finished_by_the_next(
     start: Callable[..., Running],
     cli: Cli,
     sessions: Sessions,

@@ -221,7 +221,7 @@ def test_a_malformed_body_of_the_shared_ones_ends_well(cli: Cli, text: bytes) ->
 
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("length", [999, 1_000, 1_001, 1_999, 2_000, 2_001, 9_999])
-def test_a_line_that_is_too_long_is_cut_and_still_one_line(  # noqa: PLR0917
+def test_a_line_that_is_too_long_is_cut_and_still_one_line(
     cli: Cli,
     sessions: Sessions,
     tmp_path: Path,

@@ -74,7 +74,7 @@ def test_a_complete_file_begins_a_new_pass(
 
 @pytest.mark.parametrize("call", [1, 2, 255, 256, 257, 258, 511, 512, 600, 999, 1000])
 @pytest.mark.parametrize("earlier_passes", [0, 1])
-def test_an_interrupted_replay_goes_on(  # noqa: PLR0917 - fixtures
+def test_an_interrupted_replay_goes_on(
     cli: Cli,
     sessions: Sessions,
     file: Path,
@@ -179,7 +179,7 @@ def test_a_cut_off_file_that_does_not_grow_begins_a_new_pass(
 
 @pytest.mark.parametrize("change", ["other lines", "fewer lines", "one other line"])
 @pytest.mark.parametrize("at", [None, 10, 700])
-def test_a_file_that_has_changed_is_another_one(  # noqa: PLR0917 - fixtures
+def test_a_file_that_has_changed_is_another_one(
     cli: Cli,
     sessions: Sessions,
     file: Path,

@@ -43,6 +43,7 @@ def check_moments(
     """Raise ``Violation`` unless the answers for one key fit what was there."""
     _check_versions(landings)
     _check_revival(landings)
+    _check_refreshing(calls, landings)
     for call in calls:
         if call.outcome is not Outcome.DONE:
             continue
@@ -60,14 +61,28 @@ def _check_versions(landings: Sequence[Landing]) -> None:
 
 def _check_revival(landings: Sequence[Landing]) -> None:
     for old, new in itertools.pairwise(landings):
-        if (
-            old.record.is_dead(new.now)
-            and old.ids
-            and old.ids == new.ids[: len(old.ids)]
-        ):
+        continued = bool(old.ids) and old.ids == new.ids[: len(old.ids)]
+        if continued and old.has_ended(new.now):
             raise Violation(
                 f"{shown(old.ids)} had ended at {old.record.expires_at} and was "
                 f"revived as {shown(new.ids)} at {new.now}"
+            )
+
+
+def _check_refreshing(calls: Sequence[Call], landings: Sequence[Landing]) -> None:
+    """A write that changes no content is there for an update that returned."""
+    for old, new in itertools.pairwise(landings):
+        if (
+            new.ids
+            and old.ids == new.ids
+            and not any(
+                call.verb is Verb.OBSERVE and call.called < new.tick < call.end
+                for call in calls
+            )
+        ):
+            raise Violation(
+                f"{shown(new.ids)} was written again at {new.now}, though nobody "
+                "called for it but functions that raised"
             )
 
 
@@ -94,11 +109,11 @@ def _check_read(call: Call, landings: Sequence[Landing]) -> None:
             continue
         if call.saw:
             begin = max(landing.now, call.called_at)
-            if landing.ids == call.saw and not landing.record.is_dead(begin):
+            if landing.ids == call.saw and not landing.has_ended(begin):
                 return
         else:
             end = call.returned_at if following is None else following.now
-            if landing.record.is_dead(min(end, call.returned_at)):
+            if landing.has_ended(min(end, call.returned_at)):
                 return
     raise Violation(f"at no moment of the call was this there: {call}")
 

@@ -150,6 +150,13 @@ PLANS = [
         unknown=0.01,
     ),
     Plan(
+        name="clock corrected",
+        mix=_COMING_AND_GOING,
+        faults=Faults(commit=_NO_ANSWER, silence=0.0),
+        clock_corrections=10,
+        calm=True,
+    ),
+    Plan(
         name="expiry",
         mix=_ALL,
         faults=Faults(commit={CommitFault.SLOW: 0.2, CommitFault.TWICE: 0.1}, slow=0.1),

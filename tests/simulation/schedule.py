@@ -56,6 +56,7 @@ class Plan:
     crashes: int = 0
     closings: int = 0
     clock_steps: int = 0
+    clock_corrections: int = 0
     sweeps: int = 0
     strays: int = 0
     calm: bool = False
@@ -131,6 +132,7 @@ class _Run:
                 ("crashes", plan.crashes, self._crash),
                 ("closings", plan.closings, self._close),
                 ("clock", plan.clock_steps, self._step),
+                ("corrections", plan.clock_corrections, self._correct),
                 ("sweeps", plan.sweeps, self._sweep),
                 ("strays", plan.strays, self._stray),
             ]
@@ -224,9 +226,12 @@ class _Run:
             await victim.store.delete_expired()
 
     def _step(self, rng: random.Random) -> None:
-        seconds = rng.choice([0.001, 0.1, 1.0, 20.0]) * rng.random()
-        self._world.log("clock", "jumps by", seconds)
-        self._world.clock.step(seconds)
+        """Let the clock jump ahead."""
+        self._world.step_clock(rng.choice([0.001, 0.1, 1.0, 20.0]) * rng.random())
+
+    def _correct(self, rng: random.Random) -> None:
+        """Set the clock right, back or ahead, as a time server does."""
+        self._world.step_clock(rng.choice([-1, 1]) * rng.random() * 0.05)
 
     def _stray(self, rng: random.Random) -> None:
         world = self._world

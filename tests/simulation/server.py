@@ -31,7 +31,7 @@ _codec = Codec()
 
 
 class Clock:
-    """The server's clock, in seconds: virtual time, which may be stepped forward."""
+    """The server's clock, in seconds: virtual time, which may be stepped."""
 
     def __init__(self, loop: SimulatedLoop) -> None:
         self._loop = loop
@@ -57,6 +57,11 @@ class Landing(NamedTuple):
     key: str
     record: Record
     ids: Ids
+
+    def has_ended(self, now: int) -> bool:
+        """Tell whether the session is gone by then; a deleted one is for good."""
+        end = self.record.expires_at
+        return not self.ids or (end is not None and end <= now)
 
 
 class Server:

@@ -31,6 +31,7 @@ CALM = Faults()
 ANSWER_LOST = Faults(commit={CommitFault.LOST_ANSWER: 1.0}, silence=0.0, limit=1)
 REQUEST_LOST = Faults(commit={CommitFault.LOST_REQUEST: 1.0}, silence=0.0, limit=1)
 NO_ANSWER = Faults(commit={CommitFault.LOST_ANSWER: 1.0}, silence=1.0, limit=1)
+REFUSED = Faults(commit={CommitFault.REFUSED: 1.0}, limit=1)
 NO_RECORD = Faults(load={LoadFault.LOST: 1.0}, limit=1)
 NEVER_AN_ANSWER = Faults(commit={CommitFault.LOST_ANSWER: 1.0}, silence=1.0)
 NEVER_A_RECORD = Faults(load={LoadFault.LOST: 1.0})
@@ -48,6 +49,7 @@ class Scenario:
     """Seconds between two calls."""
     rivals: int = 0
     """Calls of another process for the same key."""
+    keys: int = 1
     fails: bool = False
     """Whether calls may fail: else the others' must be done."""
 
@@ -74,6 +76,7 @@ SCENARIOS = [
     Scenario("a hot key and rivals", BEHIND, rivals=3),
     Scenario("one after the other", HOT, apart=0.0007),
     Scenario("reads, one after the other", (Verb.GET,) * 5, apart=0.0007),
+    Scenario("a batch that is split", BEHIND + BEHIND, REFUSED, keys=4),
     Scenario("answer lost", BEHIND, ANSWER_LOST),
     Scenario("answer lost, and rivals", BEHIND, ANSWER_LOST, rivals=3),
     Scenario("request lost", BEHIND, REQUEST_LOST),
@@ -89,7 +92,7 @@ class Stage:
     def __init__(self, scenario: Scenario, order: int | None) -> None:
         rng = None if order is None else random.Random(order)
         self.loop = SimulatedLoop(rng)
-        self.world = World(self.loop)
+        self.world = World(self.loop, keys=scenario.keys)
         self.scenario = scenario
         self.process = self._start("process", scenario.faults)
         self.rival = self._start("rival", CALM) if scenario.rivals else None
@@ -106,7 +109,7 @@ class Stage:
             await world.call(self.process, key, Verb.PUT)
             self.process.backend.faults = faults
         self.calls = [
-            self.loop.create_task(self._call(number * self.scenario.apart, verb))
+            self.loop.create_task(self._call(number, verb))
             for number, verb in enumerate(self.scenario.verbs)
         ]
         for _ in range(self.scenario.rivals):
@@ -114,9 +117,10 @@ class Stage:
             rival = world.call(self.rival, key, Verb.UPDATE)
             self.calls.append(self.loop.create_task(rival))
 
-    async def _call(self, delay: float, verb: Verb) -> Call:
-        await asyncio.sleep(delay)
-        return await self.world.call(self.process, self.world.keys[0], verb)
+    async def _call(self, number: int, verb: Verb) -> Call:
+        await asyncio.sleep(number * self.scenario.apart)
+        key = self.world.keys[number % self.scenario.keys]
+        return await self.world.call(self.process, key, verb)
 
     async def end(self) -> list[Call | BaseException]:
         """Wait until everybody was answered, then end all faults."""

@@ -149,6 +149,11 @@ class World:
         self.processes.append(process)
         return process
 
+    def step_clock(self, seconds: float) -> None:
+        """Let the server's clock jump."""
+        self.log("clock", "jumps by", seconds)
+        self.clock.step(seconds)
+
     def log(self, *what: object) -> None:
         """Tell of an event."""
         if self._listener is not None:

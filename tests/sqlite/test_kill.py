@@ -141,10 +141,11 @@ def test_a_process_frozen_for_longer_than_its_deadlines_does_no_harm(
         process.call("open", path, timeout=timeout)
         seed = rng.getrandbits(32)
         process.tell("hammer", name, keys_of(0), callers=8, seed=seed)
-    for _ in range(4):
-        time.sleep(rng.uniform(0.05, 0.2))
+    # Past the time for a commit, with some left to find out, and past all time.
+    for seconds in (0.28, 0.5) * 3:
+        time.sleep(rng.uniform(0.05, 0.15))
         frozen.send(signal.SIGSTOP)
-        time.sleep(0.5)
+        time.sleep(seconds)
         frozen.send(signal.SIGCONT)
     time.sleep(0.1)
     for process in (frozen, other):
