@@ -798,6 +798,6 @@ class Untouchable(Mapping[Any, Any]):
 
 
 def test_a_record_is_dead_from_its_end_on() -> None:
-    record = Record(Version(1, 1), b"", b"", 0, 1000)
+    record = Record(Version(1, 1), b"value", b"", 0, 1000)
     assert not record.is_dead(999)
     assert record.is_dead(1000)

@@ -25,7 +25,12 @@ from botsessions.codec import Codec, seal
 from botsessions.engine import rules
 from botsessions.engine.batched import BatchedEngine
 from botsessions.engine.inline import InlineEngine
-from botsessions.errors import BackendError, CorruptRecordError, StoreClosedError
+from botsessions.errors import (
+    BackendError,
+    CorruptRecordError,
+    InvalidKeyError,
+    StoreClosedError,
+)
 from botsessions.keys import SessionKey
 from botsessions.record import GRACE_MS
 
@@ -320,7 +325,7 @@ class SessionStore:
             for text, record in page.entries:
                 if record.is_dead(page.now):
                     continue
-                key = SessionKey.parse(text.removeprefix(self._prefix))
+                key = _key(text.removeprefix(self._prefix))
                 if all(getattr(key, name) == value for name, value in wanted.items()):
                     yield key, record
             if page.last or not page.entries:
@@ -334,6 +339,13 @@ class SessionStore:
 
 def _text(key: object) -> str:
     return rules.check_key(key)._text  # noqa: SLF001 - kept there for the engine
+
+
+def _key(text: str) -> SessionKey:
+    try:
+        return SessionKey.parse(text)
+    except InvalidKeyError as exc:
+        raise CorruptRecordError(f"a stored key cannot be read: {exc}") from exc
 
 
 def _other_loop() -> BackendError:

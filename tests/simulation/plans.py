@@ -179,10 +179,14 @@ PLANS = [
     Plan(
         name="swept behind one's back",
         callers=1,
-        calls=12,
-        keys=3,
+        calls=16,
+        keys=5,
         mix=_COMING_AND_GOING,
-        faults=Faults(commit=_LATE, late=150.0, slow=2.0, silence=0.5),
+        faults=Faults(
+            commit={CommitFault.TWICE: 0.5, CommitFault.LATE: 0.1},
+            late=150.0,
+            silence=0.5,
+        ),
         pause=60.0,
         sweeps=20,
         unknown=0.02,

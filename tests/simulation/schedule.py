@@ -9,7 +9,6 @@ word.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import random
 from collections import Counter
@@ -222,8 +221,11 @@ class _Run:
     async def _sweep(self, rng: random.Random) -> None:
         victim = self._victim(rng)
         self._world.log(victim.name, "sweeps")
-        with contextlib.suppress(SessionError):
+        try:
             await victim.store.delete_expired()
+        except (SessionError, asyncio.CancelledError):
+            if victim.alive:
+                raise
 
     def _step(self, rng: random.Random) -> None:
         """Let the clock jump ahead."""

@@ -76,7 +76,7 @@ SCENARIOS = [
     Scenario("a hot key and rivals", BEHIND, rivals=3),
     Scenario("one after the other", HOT, apart=0.0007),
     Scenario("reads, one after the other", (Verb.GET,) * 5, apart=0.0007),
-    Scenario("a batch that is split", BEHIND + BEHIND, REFUSED, keys=4),
+    Scenario("a batch that is split", BEHIND + BEHIND, REFUSED, keys=4, fails=True),
     Scenario("answer lost", BEHIND, ANSWER_LOST),
     Scenario("answer lost, and rivals", BEHIND, ANSWER_LOST, rivals=3),
     Scenario("request lost", BEHIND, REQUEST_LOST),

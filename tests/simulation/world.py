@@ -62,7 +62,8 @@ class Process:
     @property
     def engine(self) -> list[asyncio.Task[Any]]:
         """The tasks of the store's engine."""
-        return [task for task in self.tasks if task.get_name().startswith("botsess")]
+        named = "botsessions-"
+        return [task for task in self.tasks if task.get_name().startswith(named)]
 
     def crash(self) -> None:
         """End at once: nothing here goes on, and nothing is closed."""

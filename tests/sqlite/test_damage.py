@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 Session = dict[str, Any]
 
-PAGE = 4096
 # So many, and so large, that they fill a few dozen pages.
 KEYS = [SessionKey(chat_id=number) for number in range(100, 200)]
 SESSIONS = {key: {"chat": key.chat_id, "text": "x" * 700} for key in KEYS}
@@ -188,12 +187,15 @@ async def test_a_row_whose_key_is_none_is_named_by_a_listing(full: str) -> None:
 
 
 def overwrite_pages(path: str, rng: random.Random) -> bytes:
-    """Put rubbish in the place of some pages, not the first; return the new content."""
+    """Put rubbish in the place of some pages, not the first; return the new content.
+
+    Its first byte, the kind of a page, is none that there is: SQLite surely sees it.
+    """
     content = bytearray(Path(path).read_bytes())
-    pages = len(content) // PAGE
-    for page in rng.sample(range(1, pages), 3):
-        rubbish = rng.choice([bytes(PAGE), rng.randbytes(PAGE)])
-        content[page * PAGE : (page + 1) * PAGE] = rubbish
+    size = int.from_bytes(content[16:18])
+    for page in rng.sample(range(1, len(content) // size), 3):
+        rubbish = rng.choice([bytes(size), b"\xff" + rng.randbytes(size - 1)])
+        content[page * size : (page + 1) * size] = rubbish
     Path(path).write_bytes(content)
     return bytes(content)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Session = dict[str, int]
 KEY, OTHER = SessionKey(chat_id=1), SessionKey(chat_id=2)
 WRITING = pytest.mark.parametrize("lock", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
-LOCKED = "another program keeps .* locked, nothing was written; find the one"
+LOCKED = "another program keeps .* locked, nothing was written; find the one with"
 
 
 def count(session: Session) -> Session:

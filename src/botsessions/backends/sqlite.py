@@ -111,8 +111,10 @@ class SQLiteBackend:
         self._durability = durability
         self._clock = clock
         self._rng = rng if rng is not None else random.Random()
+        self._guard = threading.Lock()
         self._users = 0
         self._pid = 0
+        self._file = (0, 0)
         self._inline: apsw.Connection | None = None
         self._inline_thread = 0
         self._writer: _Thread | None = None
@@ -123,32 +125,37 @@ class SQLiteBackend:
 
     async def open(self) -> None:
         """Open the file, and create it and its table if they are missing."""
-        self._users += 1
-        if self._users > 1:
-            return
-        self._pid = os.getpid()
-        writer = _Thread("botsessions-sqlite-writer", self._create)
+        # Stores of several tasks and threads may open and close at once.
+        with self._guard:
+            if self._writer is not None:
+                self._check_process()
+            self._users += 1
+            if self._writer is None:
+                self._pid = os.getpid()
+                self._writer = _Thread("botsessions-sqlite-writer", self._create)
+                self._reader = _Thread("botsessions-sqlite-reader", self._connect)
+                self._inline_thread = threading.get_ident()
+            writer = self._writer
         try:
-            self._inline = await writer.run(lambda _: self._connect())
+            await writer.run(self._open_inline)
         except BaseException:
-            self._users -= 1
-            await writer.stop()
+            await self.aclose()
             raise
-        self._inline_thread = threading.get_ident()
-        self._writer = writer
-        self._reader = _Thread("botsessions-sqlite-reader", self._connect)
 
     async def aclose(self) -> None:
         """Close the connections once the last store is closed."""
-        self._users -= 1
-        if self._users:
-            return
-        for thread in (self._reader, self._writer):
+        with self._guard:
+            self._users -= 1
+            if self._users:
+                return
+            # Taken out before we wait: an open that comes meanwhile makes new ones.
+            threads, inline = (self._reader, self._writer), self._inline
+            self._reader = self._writer = self._inline = None
+        for thread in threads:
             if thread is not None:
                 await thread.stop()
-        if self._inline is not None:
-            self._inline.close()
-        self._reader = self._writer = self._inline = None
+        if inline is not None:
+            inline.close()
 
     async def load(self, keys: Sequence[str]) -> Loaded:
         """Read records: one in place, several on the reading thread."""
@@ -202,41 +209,77 @@ class SQLiteBackend:
     def _create(self) -> apsw.Connection:
         """Check the file, make it ours if it is new, and return a connection to it."""
         sqlite_file.check_place(self._path)
+        sqlite_file.create_private(self._path)
+        self._file = sqlite_file.identity(self._path)
         connection = self._connect()
-        until = self._clock() + _PATIENCE
-        with _translated(self._path):
-            # A commit writes whole pages: sessions are small, so pages are too. Only a
-            # new file takes this on.
-            self._insist(connection, "PRAGMA page_size = 2048", until)
-            self._insist(connection, "PRAGMA journal_mode = WAL", until)
-            self._insist(connection, "BEGIN IMMEDIATE", until)
-            try:
-                if sqlite_file.is_new(connection, self._path):
-                    connection.execute(_SCHEMA)
-                    sqlite_file.sign(connection)
-                self._insist(connection, "COMMIT", until)
-            except BaseException:
-                _roll_back(connection)
-                raise
+        try:
+            with _translated(self._path):
+                self._make_ours(connection, self._clock() + _PATIENCE)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
+    def _make_ours(self, connection: apsw.Connection, until: float) -> None:
+        # Looked at before anything is changed: somebody else's file stays as it is.
+        new = self._patiently(lambda: self._look(connection), until)
+        # A commit writes whole pages: sessions are small, so pages are too. Only a new
+        # file takes this on.
+        self._insist(connection, "PRAGMA page_size = 2048", until)
+        self._insist(connection, "PRAGMA journal_mode = WAL", until)
+        if not new:
+            return
+        self._insist(connection, "BEGIN IMMEDIATE", until)
+        try:
+            if sqlite_file.is_new(connection, self._path):
+                connection.execute(_SCHEMA)
+                sqlite_file.sign(connection)
+            self._insist(connection, "COMMIT", until)
+        except BaseException:
+            _roll_back(connection)
+            raise
+
+    def _open_inline(self, _: apsw.Connection) -> None:
+        if self._inline is None:
+            self._inline = self._connect()
+
+    def _check_file(self) -> None:
+        """Refuse to go on with a file that only we still see."""
+        if sqlite_file.identity(self._path) != self._file:
+            raise BackendUnavailableError(
+                f"{self._path} was deleted or replaced while it was in use; nothing "
+                "was written. Put it back, or restart the program to begin anew"
+            )
+
+    def _look(self, connection: apsw.Connection) -> bool:
+        # In one transaction: another process may be making the file right now.
+        connection.execute("BEGIN")
+        try:
+            return sqlite_file.is_new(connection, self._path)
+        finally:
+            _roll_back(connection)
+
     def _connect(self) -> apsw.Connection:
+        self._check_file()
+        until = self._clock() + _PATIENCE
+        synchronous = "FULL" if self._durability == "full" else "NORMAL"
         with _translated(self._path):
-            sqlite_file.create_private(self._path)
             connection = apsw.Connection(
                 self._path,
                 flags=apsw.SQLITE_OPEN_READWRITE,
                 statementcachesize=32,
             )
-            connection.set_busy_timeout(0)
-            until = self._clock() + _PATIENCE
-            synchronous = "FULL" if self._durability == "full" else "NORMAL"
-            self._insist(connection, f"PRAGMA synchronous = {synchronous}", until)
-            # A checkpoint writes each page once, however often the log has it: rare
-            # ones cost less in all. 16,384 pages are a log of 32 MiB.
-            self._insist(connection, "PRAGMA wal_autocheckpoint = 16384", until)
-            # On macOS only this makes fsync reach the disk.
-            self._insist(connection, "PRAGMA fullfsync = 1", until)
+            try:
+                connection.set_busy_timeout(0)
+                self._insist(connection, f"PRAGMA synchronous = {synchronous}", until)
+                # A checkpoint writes each page once, however often the log has it: rare
+                # ones cost less in all. 16,384 pages are a log of 32 MiB.
+                self._insist(connection, "PRAGMA wal_autocheckpoint = 16384", until)
+                # On macOS only this makes fsync reach the disk.
+                self._insist(connection, "PRAGMA fullfsync = 1", until)
+            except BaseException:
+                connection.close()
+                raise
             return connection
 
     def _insist(
@@ -246,16 +289,21 @@ class SQLiteBackend:
         until: float,
         bindings: tuple[Any, ...] = (),
     ) -> list[tuple[Any, ...]]:
-        """Execute, waiting for other processes in short random steps."""
+        return self._patiently(
+            lambda: connection.execute(sql, bindings).fetchall(), until
+        )
+
+    def _patiently(self, do: Callable[[], T], until: float) -> T:
+        """Wait for other processes in short random steps."""
         while True:
             try:
-                return connection.execute(sql, bindings).fetchall()
-            except apsw.BusyError:
+                return do()
+            except apsw.BusyError as exc:
                 if self._clock() >= until:
                     raise _StillBusyError(
-                        f"other processes have kept {self._path} locked; "
-                        "nothing was written"
-                    ) from None
+                        f"another program keeps {self._path} locked, nothing was "
+                        "written; find the one with an open transaction, or try again"
+                    ) from exc
                 time.sleep(self._rng.uniform(_SHORTEST_WAIT, _LONGEST_WAIT))
 
     def _read(
@@ -270,18 +318,16 @@ class SQLiteBackend:
                 rows = self._insist(connection, _LOAD_ONE, until, (keys[0],))
                 return Loaded(self._now(), [_record(*row) for row in rows] or [None])
             rows = self._insist(connection, _LOAD_MANY, until, (json.dumps(keys),))
-        found = {row[0]: _record(*row[1:]) for row in rows}
+            found = {row[0]: _record(*row[1:]) for row in rows}
         return Loaded(self._now(), [found.get(key) for key in keys])
 
     def _commit(
         self, connection: apsw.Connection, writes: Sequence[Write]
     ) -> list[bool]:
         last_chance = max((write.not_after for write in writes), default=0) / 1000
-        try:
-            with _translated(self._path):
-                self._insist(connection, "BEGIN IMMEDIATE", last_chance)
-        except _StillBusyError:
-            return [False] * len(writes)
+        self._check_file()
+        with _translated(self._path):
+            self._insist(connection, "BEGIN IMMEDIATE", last_chance)
         try:
             with _translated(self._path):
                 now = self._now()
@@ -311,16 +357,22 @@ class SQLiteBackend:
     def _list(
         self, connection: apsw.Connection, prefix: str, after: str, limit: int
     ) -> Page:
+        until = self._clock() + _PATIENCE
+        found = (after, prefix, prefix + _END, limit)
+        with _translated(self._path):
+            return self._patiently(lambda: self._page(connection, found), until)
+
+    def _page(
+        self, connection: apsw.Connection, found: tuple[str, str, str, int]
+    ) -> Page:
         entries: list[tuple[str, Record]] = []
         size = 0
-        with _translated(self._path):
-            found = (after, prefix, prefix + _END, limit)
-            for key, *row in connection.execute(_LIST, found):
-                entries.append((key, _record(*row)))
-                size += len(entries[-1][1].value)
-                if size > _PAGE_BYTES:
-                    return Page(self._now(), entries, last=False)
-        return Page(self._now(), entries, last=len(entries) < limit)
+        for key, *row in connection.execute(_LIST, found):
+            entries.append((key, _record(*row)))
+            size += len(entries[-1][1].value)
+            if size > _PAGE_BYTES:
+                return Page(self._now(), entries, last=False)
+        return Page(self._now(), entries, last=len(entries) < found[-1])
 
     def _sweep(self, connection: apsw.Connection, prefix: str, limit: int) -> int:
         until = self._clock() + _PATIENCE
@@ -413,6 +465,13 @@ def _deliver(
 def _record(  # noqa: PLR0913, PLR0917 - the columns
     counter: int, token: int, value: bytes, ring: bytes, created: int, end: int | None
 ) -> Record:
+    # SQLite does not look at what it reads: one flipped bit makes a number a text.
+    if not (
+        type(counter) is type(token) is type(created) is int
+        and type(value) is type(ring) is bytes
+        and (end is None or type(end) is int)
+    ):
+        raise apsw.CorruptError("a row holds something else than was stored")
     return Record(Version(counter, token), value, ring, created, end)
 
 
@@ -471,6 +530,10 @@ def _translated(path: str) -> Iterator[None]:
             f"{path} is damaged and was left as it is; restore a backup"
         ) from exc
     except apsw.IOError as exc:
+        if getattr(exc, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE:
+            raise _DiskError(
+                f"the disk is full, {path} cannot be used; free some space"
+            ) from exc
         raise _DiskError(f"the disk failed under {path}: {exc}") from exc
     except apsw.Error as exc:
         raise BackendError(f"SQLite refused: {exc}") from exc

@@ -7,6 +7,7 @@ touched, one of a newer botsessions neither.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 # "bots", in the header of each of our files (PRAGMA application_id).
 APPLICATION_ID = 0x626F7473
 SCHEMA_VERSION = 1
+
+# How a space, a tab, a line end and a backslash stand in a table of mounts.
+_ESCAPED = re.compile(r"\\([0-7]{3})")
 
 # Locks and shared memory do not work, or not reliably, across these.
 _NETWORK = frozenset(
@@ -73,14 +77,23 @@ def filesystem(path: str, mounts: Path = Path("/proc/self/mounts")) -> str | Non
     except OSError:
         return None
     real = os.path.realpath(path)
-    best, kind = "", None
+    kind = None
     for line in lines:
         _, point, found, *_ = line.split(" ")
-        point = point.replace("\\040", " ").rstrip("/")
-        # The last of equal ones is on top.
-        if (real + "/").startswith(point + "/") and len(point) >= len(best):
-            best, kind = point, found
+        point = _ESCAPED.sub(lambda match: chr(int(match[1], 8)), point).rstrip("/")
+        # In the order of mounting: a later one hides what was there, deeper or not.
+        if (real + "/").startswith(point + "/"):
+            kind = found
     return kind
+
+
+def identity(path: str) -> tuple[int, int]:
+    """Tell one file from another that takes its name; (0, 0) is none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - path is absolute text
+    except OSError:
+        return (0, 0)
+    return found.st_dev, found.st_ino
 
 
 def create_private(path: str) -> None:

@@ -271,6 +271,11 @@ class BatchedEngine:
             keys = [lane.key for lane in batch]
             loaded = await self._calls.load(worker, keys, self._limit(batch))
         except BackendError as exc:
+            if len(batch) > 1 and not isinstance(exc, BackendUnavailableError):
+                middle = len(batch) // 2
+                for half in (batch[:middle], batch[middle:]):
+                    await self._flush(worker, half)
+                return
             for lane in batch:
                 self._not_done(lane, exc)
             return

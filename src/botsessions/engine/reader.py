@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from botsessions.engine import rules
 from botsessions.engine.calls import own, wake
-from botsessions.errors import BackendError, CorruptRecordError
+from botsessions.errors import (
+    BackendError,
+    BackendUnavailableError,
+    CorruptRecordError,
+)
 
 if TYPE_CHECKING:
     from botsessions.codec import Codec
@@ -75,6 +79,11 @@ class Reader:
         try:
             loaded = await self._calls.load(worker, list(batch), self._timeout)
         except BackendError as exc:
+            if len(batch) > 1 and not isinstance(exc, BackendUnavailableError):
+                keys = list(batch)
+                for half in (keys[: len(keys) // 2], keys[len(keys) // 2 :]):
+                    await self._read(worker, {key: batch[key] for key in half})
+                return
             for future in self._futures(batch):
                 if not future.done():
                     future.set_exception(own(exc))
