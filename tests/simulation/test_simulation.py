@@ -73,7 +73,7 @@ def transcript(*seeds: int, hash_seed: str) -> str:
         env={**os.environ, "PYTHONHASHSEED": hash_seed},
         capture_output=True,
         text=True,
-        check=True,
+        check=False,  # a broken run must be the same, too
     ).stdout
 
 
