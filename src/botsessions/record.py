@@ -48,9 +48,11 @@ class Record(NamedTuple):
 
     def is_dead(self, now: int) -> bool:
         """Tell whether the record has expired or was deleted, at this moment."""
-        if not self.value:  # deleted, also when the clock was set back since
-            return True
         return self.expires_at is not None and self.expires_at <= now
+
+    def is_gone(self, now: int) -> bool:
+        """Tell whether there is no session, also if the clock was set back since."""
+        return not self.value or self.is_dead(now)
 
 
 class Write(NamedTuple):

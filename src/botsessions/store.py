@@ -323,7 +323,7 @@ class SessionStore:
         while True:
             page = await backend.list_page(prefix, last, _PAGE)
             for text, record in page.entries:
-                if record.is_dead(page.now):
+                if record.is_gone(page.now):
                     continue
                 key = _key(text.removeprefix(self._prefix))
                 if all(getattr(key, name) == value for name, value in wanted.items()):

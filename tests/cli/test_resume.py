@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from botsessions import SessionKey
+from botsessions import SessionKey, open_store
 from botsessions.cli.journal import Journal
-from tests.cli.bots import Interrupted
+from botsessions.cli.replay import Replay
+from botsessions.cli.source import Source
+from tests.cli.bots import Interrupted, record
 from tests.cli.test_replay import OBEY, RECORD, counts, ids
 from tests.cli.tool import message, write_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from botsessions.store import UpdateFunction
     from tests.cli.conftest import Cli, Sessions
 
 USERS = 7
@@ -166,6 +169,30 @@ def test_a_line_that_is_still_being_written_is_left_for_the_next_run(
     assert ids(sessions) == expected(range(10))
 
 
+@pytest.mark.parametrize("end", ["", "\r", "\n", "\r\n"])
+def test_a_last_line_may_get_its_newline_later(
+    cli: Cli, sessions: Sessions, tmp_path: Path, end: str
+) -> None:
+    lines = [json.dumps(update) for update in updates(range(20))]
+    (tmp_path / "file.jsonl").write_text("\n".join(lines[:10]) + end, newline="")
+    assert cli("replay", "file.jsonl", *RECORD).code == 0
+    (tmp_path / "file.jsonl").write_text("\n".join(lines) + "\n")
+    assert cli("replay", "file.jsonl", *RECORD, "--json").document["pass"] == 1
+    assert ids(sessions) == expected(range(20))
+
+
+def test_a_file_may_grow_while_its_replay_is_interrupted(
+    cli: Cli, sessions: Sessions, file: Path, interrupt: Any
+) -> None:
+    text = "".join(json.dumps(update) + "\n" for update in updates(range(20)))
+    for call, end in ((5, len(text) - 9), (1, len(text) - 1)):
+        file.write_text(text[:end])
+        interrupt(file, call)
+    file.write_text(text)
+    assert cli("replay", file.name, *RECORD, "--json").document["pass"] == 1
+    assert ids(sessions) == expected(range(20))
+
+
 def test_a_cut_off_file_that_does_not_grow_begins_a_new_pass(
     cli: Cli, tmp_path: Path
 ) -> None:
@@ -277,6 +304,29 @@ def test_standard_input_leaves_no_trace(
         )
         assert ids(sessions) == expected(*[ALL] * number)
     assert cli("stats", "--json").document["kinds"] == {"chat+user": USERS}
+
+
+async def test_of_two_runs_that_begin_at_once_one_begins_anew(file: Path) -> None:
+    class Overtaken:
+        """A store in which another run does all its work before the first update."""
+
+        async def get(self, key: SessionKey) -> dict[Any, Any]:
+            before = await store.get(key)
+            if not before:
+                await replay(store)
+            return before
+
+        async def update(self, key: SessionKey, function: UpdateFunction) -> Any:
+            return await store.update(key, function)
+
+    async def replay(store: Any) -> int | None:
+        run = Replay(store, Source(str(file)), record, on_problem=print, on_wave=print)
+        return (await run.run()).pass_number
+
+    async with open_store("memory://") as store:
+        assert await replay(Overtaken()) == 2
+        key = SessionKey(chat_id=0, user_id=0)
+        assert (await store.get(key))["ids"] == 2 * expected(ALL)[str(key)]
 
 
 def test_a_standing_that_is_none_is_one_error(

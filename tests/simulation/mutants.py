@@ -325,10 +325,10 @@ MUTANTS = [
         "several processes",
         _READER,
         {
-            "            dead = record is None or record.is_dead(loaded.now)\n": (
+            "            gone = record is None or record.is_gone(loaded.now)\n": (
                 "            seen = self.__dict__.setdefault('seen', {})\n"
                 "            record = seen.setdefault(key, record)\n"
-                "            dead = record is None or record.is_dead(loaded.now)\n"
+                "            gone = record is None or record.is_gone(loaded.now)\n"
             )
         },
     ),
@@ -337,9 +337,9 @@ MUTANTS = [
         "one process, many callers",
         _READER,
         {
-            "            dead = record is None or record.is_dead(loaded.now)\n": (
+            "            gone = record is None or record.is_gone(loaded.now)\n": (
                 "            futures += self._waiting.pop(key, [])\n"
-                "            dead = record is None or record.is_dead(loaded.now)\n"
+                "            gone = record is None or record.is_gone(loaded.now)\n"
             )
         },
     ),
@@ -348,8 +348,8 @@ MUTANTS = [
         "expiry",
         _READER,
         {
-            "dead = record is None or record.is_dead(loaded.now)": (
-                "dead = record is None or not record.value"
+            "gone = record is None or record.is_gone(loaded.now)": (
+                "gone = record is None or not record.value"
             )
         },
     ),
@@ -358,7 +358,7 @@ MUTANTS = [
         "expiry",
         _BATCHED,
         {
-            'b"" if record is None or record.is_dead(now) else': (
+            'b"" if record is None or record.is_gone(now) else': (
                 'b"" if record is None else'
             )
         },

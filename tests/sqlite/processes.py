@@ -165,7 +165,7 @@ def can_mount() -> bool:
     if shutil.which("unshare") is None:
         return False
     with tempfile.TemporaryDirectory() as directory:
-        trial = [*with_disk(Path(directory), "1m"), "true"]
+        trial = [*with_disk(Path(directory), "1m"), sys.executable, "-c", ""]
         return subprocess.run(trial, capture_output=True, check=False).returncode == 0
 
 

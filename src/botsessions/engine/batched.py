@@ -341,14 +341,15 @@ class BatchedEngine:
         now: int,
         out_of_time: Callable[[], bool],
     ) -> Write | None:
-        before = b"" if record is None or record.is_dead(now) else record.value
+        before = b"" if record is None or record.is_gone(now) else record.value
         fold = Fold(self._codec, self._policy, self._name(lane), before)
         reached = fold.apply(lane.taken, out_of_time)
         if reached < len(lane.taken):
             lane.waiting.extendleft(reversed(lane.taken[reached:]))
             del lane.taken[reached:]
         value = fold.value()
-        if value or before:
+        # An operation that raised writes nothing, not even a later end.
+        if fold.succeeded and (value or before):
             token = rules.new_token(self._rng)
             following = rules.next_record(self._policy, record, value, now, token)
             if value != before or (
@@ -379,9 +380,7 @@ class BatchedEngine:
         except BackendError as exc:
             # One that is out of reach would fail each half as well.
             if len(lanes) > 1 and not isinstance(exc, BackendUnavailableError):
-                middle = len(lanes) // 2
-                for half in (lanes[:middle], lanes[middle:]):
-                    await self._commit(worker, {lane: writes[lane] for lane in half})
+                await self._split(worker, writes)
                 return
             for lane in lanes:
                 self._not_done(lane, exc)
@@ -393,6 +392,14 @@ class BatchedEngine:
                     self._answer(lane)
                 else:
                     self._sleep(lane)
+
+    async def _split(self, worker: Worker, writes: Mapping[_Lane, Write]) -> None:
+        lanes = list(writes)
+        for lane in lanes:
+            lane.state = _State.TAKEN  # what was sent has certainly not landed
+        middle = len(lanes) // 2
+        for half in (lanes[:middle], lanes[middle:]):
+            await self._commit(worker, {lane: writes[lane] for lane in half})
 
     def _doubt(self, writes: Mapping[_Lane, Write]) -> None:
         for lane, write in writes.items():

@@ -77,9 +77,21 @@ class Operation:
 
 
 class Fold:
-    """The state of one session while operations are applied to it."""
+    """The state of one session while operations are applied to it.
 
-    __slots__ = ("_alive", "_body", "_codec", "_key", "_policy", "_spare", "_value")
+    ``succeeded`` tells whether any of them did.
+    """
+
+    __slots__ = (
+        "_alive",
+        "_body",
+        "_codec",
+        "_key",
+        "_policy",
+        "_spare",
+        "_value",
+        "succeeded",
+    )
 
     def __init__(
         self, codec: Codec, policy: rules.Policy, key: str, value: bytes
@@ -93,6 +105,7 @@ class Fold:
         self._value = value
         self._body: bytes | None = None
         self._spare: dict[Any, Any] | None = None
+        self.succeeded = False
 
     def apply(
         self, operations: Sequence[Operation], out_of_time: Callable[[], bool]
@@ -112,6 +125,8 @@ class Fold:
                     self._alive, self._body, self._spare = False, None, None
             except BaseException as exc:  # noqa: BLE001 - it is the caller's, as it is
                 operation.error = exc
+            else:
+                self.succeeded = True
             if not count % 4 and out_of_time():
                 return count
         return len(operations)

@@ -165,7 +165,7 @@ class InlineEngine:
                 return {}
             if isinstance(entry, bytes):
                 return self._codec.unpack(entry)
-            if entry.is_dead(self._backend.now()):
+            if entry.is_gone(self._backend.now()):
                 return {}
             return self._codec.decode(entry.value)
         except CorruptRecordError as exc:
@@ -186,7 +186,7 @@ class InlineEngine:
     def _is_alive(self, text: str) -> bool:
         entry = self._records.get(text)
         return isinstance(entry, bytes) or (
-            entry is not None and not entry.is_dead(self._backend.now())
+            entry is not None and not entry.is_gone(self._backend.now())
         )
 
     def _store(self, text: str, body: bytes) -> None:

@@ -90,8 +90,8 @@ class Reader:
             return
         pairs = zip(batch.items(), loaded.records, strict=True)
         for (key, futures), record in pairs:
-            dead = record is None or record.is_dead(loaded.now)
-            self._answer(key, futures, None if dead else record)
+            gone = record is None or record.is_gone(loaded.now)
+            self._answer(key, futures, None if gone else record)
 
     def _answer(self, key: str, futures: list[_Future], record: Record | None) -> None:
         for future in futures:
