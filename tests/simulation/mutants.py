@@ -364,6 +364,18 @@ MUTANTS = [
         },
     ),
     Mutant(
+        "tombstone ends when the clock is set back",
+        "clock corrected",
+        _RECORD,
+        {"return not self.value or self.is_dead(now)": "return self.is_dead(now)"},
+    ),
+    Mutant(
+        "a function that raised writes a later end",
+        "expiry",
+        _BATCHED,
+        {"if fold.succeeded and (value or before):": "if value or before:"},
+    ),
+    Mutant(
         "combined updates share a flat session",
         "one process, many callers",
         _FOLD,
