@@ -48,8 +48,7 @@ def say(*words: Any) -> None:
 class Bot:
     """What the other end of the pipe may ask for; keys come as their text."""
 
-    def __init__(self, runner: asyncio.Runner) -> None:
-        self._runner = runner
+    def __init__(self) -> None:
         self._store: SessionStore | None = None
         self._other: apsw.Connection | None = None
         self._dies_after = 0
@@ -224,20 +223,22 @@ class Bot:
                 said = answers.read().splitlines()
             os.waitpid(child, 0)
             return said
-        new = SessionStore(self.store._backend)
-        for store in (self.store, new):
-            try:
-                asyncio.run(store.get(SessionKey.parse(key)))
-            except SessionError as exc:
-                os.write(there, f"{public_name(exc)}: {exc}\n".encode())
-        # As the end of a program would, without what it would do to our event loop.
-        for connection in apsw.connections():
-            connection.close()
-        os._exit(0)
+        try:
+            new = SessionStore(self.store._backend)
+            for store in (self.store, new):
+                try:
+                    asyncio.run(store.get(SessionKey.parse(key)))
+                except SessionError as exc:
+                    os.write(there, f"{public_name(exc)}: {exc}\n".encode())
+            # As the end of a program does, but for what it does to our event loop.
+            for connection in apsw.connections():
+                connection.close()
+        finally:
+            os._exit(0)
 
 
 def noted(what: str, session: Session) -> Session:
-    """Count and note an update; carry so much along that there are checkpoints."""
+    """Count and note an update, in a session of some size."""
     log = [*session.get("log", []), what]
     return {"n": session.get("n", 0) + 1, "log": log, "large": LARGE}
 
@@ -251,8 +252,8 @@ def public_name(exc: Exception) -> str:
 
 def main() -> None:
     with asyncio.Runner() as runner:
-        bot = Bot(runner)
-        say("done", os.getpid())
+        bot = Bot()
+        say("done", None)
         for line in sys.stdin:
             name, arguments, options = json.loads(line)
             try:
