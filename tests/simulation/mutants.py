@@ -164,15 +164,29 @@ MUTANTS = [
         "blind retry under a new token",
         "late and refused",
         _RULES,
-        {"Verdict.LOST if now >= write.not_after else Verdict.NOT_YET": "Verdict.LOST"},
+        {
+            "return Verdict.UNKNOWN if revives else Verdict.NOT_YET": (
+                "return Verdict.LOST"
+            )
+        },
     ),
     Mutant(
-        "not landed in time, but never lost",
+        "sent again with an end that is over",
         "one loss",
-        _RULES,
+        _BATCHED,
         {
-            "Verdict.LOST if now >= write.not_after else Verdict.NOT_YET": (
-                "Verdict.NOT_YET"
+            "lane.doubtful._replace(not_after=self._not_after(record, now))": (
+                "lane.doubtful"
+            )
+        },
+    ),
+    Mutant(
+        "sent again to revive what has expired",
+        "expiry and faults",
+        _BATCHED,
+        {
+            "lane.doubtful._replace(not_after=self._not_after(record, now))": (
+                "lane.doubtful._replace(not_after=now + int(self._window * 1000))"
             )
         },
     ),

@@ -157,6 +157,22 @@ PLANS = [
         calm=True,
     ),
     Plan(
+        name="clock set back far",
+        processes=1,
+        keys=2,
+        mix=_COMING_AND_GOING,
+        faults=Faults(
+            commit={CommitFault.LATE: 0.4, CommitFault.LOST_REQUEST: 0.1},
+            trip=0.15,
+            late=1.0,
+            silence=0.9,
+        ),
+        timeout=1.5,
+        clock_corrections=80,
+        correction=0.7,
+        unknown=0.2,
+    ),
+    Plan(
         name="expiry",
         mix=_ALL,
         faults=Faults(commit={CommitFault.SLOW: 0.2, CommitFault.TWICE: 0.1}, slow=0.1),

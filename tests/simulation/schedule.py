@@ -34,8 +34,9 @@ class Plan:
     ``calls`` is for each of the ``callers`` of each of the ``processes``; between two
     of them is a ``pause``, on the average. From ``crashes`` to ``strays``: how often
     that happens. ``calm``: whatever goes wrong can be mended in time, so every call
-    succeeds (but for poisoned keys and cancelled calls). ``unknown`` is the greatest
-    share of calls whose outcome may stay unknown.
+    succeeds (but for poisoned keys and cancelled calls). ``correction`` is the longest
+    step of a corrected clock, ``unknown`` the greatest share of calls whose outcome may
+    stay unknown.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Plan:
     closings: int = 0
     clock_steps: int = 0
     clock_corrections: int = 0
+    correction: float = 0.05
     sweeps: int = 0
     strays: int = 0
     calm: bool = False
@@ -233,7 +235,9 @@ class _Run:
 
     def _correct(self, rng: random.Random) -> None:
         """Set the clock right, back or ahead, as a time server does."""
-        self._world.step_clock(rng.choice([-1, 1]) * rng.random() * 0.05)
+        self._world.step_clock(
+            rng.choice([-1, 1]) * rng.random() * self._plan.correction
+        )
 
     def _stray(self, rng: random.Random) -> None:
         world = self._world

@@ -315,7 +315,7 @@ class BatchedEngine:
         if lane.doubtful is not None:
             verdict = rules.settle(lane.doubtful, record, now)
             if verdict is Verdict.NOT_YET:
-                return lane.doubtful
+                return lane.doubtful._replace(not_after=self._not_after(record, now))
             if verdict is Verdict.LANDED:
                 self._answer(lane)
                 return None
@@ -359,12 +359,15 @@ class BatchedEngine:
                     lane.key,
                     None if record is None else record.version,
                     following,
-                    rules.not_after(record, now, int(self._window * 1000)),
+                    self._not_after(record, now),
                 )
         # Nothing changed. Every operation was called before the load was sent, so what
         # it saw was current, and it can be answered without a write.
         self._answer(lane)
         return None
+
+    def _not_after(self, record: Record | None, now: int) -> int:
+        return rules.not_after(record, now, int(self._window * 1000))
 
     async def _commit(self, worker: Worker, writes: Mapping[_Lane, Write]) -> None:
         """Send writes; a definite failure of several is split: one may fail alone."""

@@ -52,7 +52,7 @@ class Policy:
         end = now + self.ttl
         if self.max_age is not None:
             end = min(end, created_at + self.max_age)
-        if record is None or record.expires_at is None or record.is_dead(now):
+        if record is None or record.expires_at is None or record.is_gone(now):
             return end
         moved = end - record.expires_at
         return record.expires_at if 0 <= moved <= self.ttl // 10 else end
@@ -77,7 +77,7 @@ def next_record(
     if record is None:
         end = policy.expires_at(None, now, now) if value else now
         return Record(Version(1, token), value, b"", now, end)
-    created_at = now if record.is_dead(now) else record.created_at
+    created_at = now if record.is_gone(now) else record.created_at
     return Record(
         Version(record.version.counter + 1, token),
         value,
@@ -94,7 +94,7 @@ def not_after(record: Record | None, now: int, window: int) -> int:
     a session that expires between its load and its commit.
     """
     end = now + window
-    if record is None or record.expires_at is None or record.is_dead(now):
+    if record is None or record.expires_at is None or record.is_gone(now):
         return end
     return min(end, record.expires_at)
 
@@ -104,19 +104,24 @@ class Verdict(enum.Enum):
 
     LANDED = enum.auto()
     NOT_YET = enum.auto()
-    """It may still land: only the very same write may be sent again."""
+    """It may still land, so only the very same record may be sent again."""
     LOST = enum.auto()
-    """It has not landed and never will: the functions may run again."""
+    """Another took its place for good: the functions may run again."""
     UNKNOWN = enum.auto()
 
 
 def settle(write: Write, found: Record | None, now: int) -> Verdict:
-    """Decide what became of a write by the tokens of the record that is there now."""
+    """Decide what became of a write by the tokens of the record that is there now.
+
+    That its ``not_after`` is over decides nothing: the backend's clock may be set back
+    while a copy is still on its way.
+    """
     remembered = tokens(found) if found is not None else []
     if write.record.version.token in remembered:
         return Verdict.LANDED
     if (found.version if found is not None else None) == write.expected:
-        return Verdict.LOST if now >= write.not_after else Verdict.NOT_YET
+        revives = _would_revive(write, found, now)
+        return Verdict.UNKNOWN if revives else Verdict.NOT_YET
     if found is None:
         return Verdict.UNKNOWN
     if write.expected is None:
@@ -126,6 +131,16 @@ def settle(write: Write, found: Record | None, now: int) -> Verdict:
     if write.expected.token in remembered:
         return Verdict.LOST
     return Verdict.UNKNOWN
+
+
+def _would_revive(write: Write, found: Record | None, now: int) -> bool:
+    """Tell whether a write, sent again, would go on with what has expired."""
+    return (
+        found is not None
+        and bool(found.value)
+        and found.is_dead(now)
+        and found.created_at == write.record.created_at
+    )
 
 
 def backoff(attempt: int, rng: random.Random) -> float:
