@@ -252,8 +252,8 @@ MUTANTS = [
         "no time",
         _BATCHED,
         {
-            "        if lane.doubtful is not None:\n            return self._unknown": (
-                "        if False:\n            return self._unknown"
+            "if lane.doubtful is not None:\n            if operation.changes:": (
+                "if False:\n            if operation.changes:"
             )
         },
     ),
@@ -264,6 +264,36 @@ MUTANTS = [
         {
             "if len(lanes) > 1 and not isinstance(exc, BackendUnavailableError):": (
                 "if False:"
+            )
+        },
+    ),
+    Mutant(
+        "unknown told to those who changed nothing",
+        "no time",
+        _BATCHED,
+        {
+            "            if operation.changes:\n                return self._unknown": (
+                "            if True:\n                return self._unknown"
+            )
+        },
+    ),
+    Mutant(
+        "unknown told to those who could run again",
+        "expiry and faults",
+        _BATCHED,
+        {
+            "            if operation.changes:\n                operation.fail": (
+                "            if True:\n                operation.fail"
+            )
+        },
+    ),
+    Mutant(
+        "what may have landed is run again",
+        "created and deleted",
+        _BATCHED,
+        {
+            "            if operation.changes:\n                operation.fail": (
+                "            if False:\n                operation.fail"
             )
         },
     ),

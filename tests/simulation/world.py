@@ -18,6 +18,7 @@ from botsessions.keys import SessionKey
 from botsessions.store import SessionStore
 from tests.simulation.faulty import Faults, FaultyBackend
 from tests.simulation.history import (
+    CHANGES,
     Call,
     History,
     Ids,
@@ -279,6 +280,8 @@ class World:
         """No outcome is called unknown unless a write for the key got no answer."""
         if call.outcome is not Outcome.UNKNOWN or call.note in {"cancelled", "crashed"}:
             return
+        if call.verb not in (*CHANGES, Verb.DELETE):
+            raise Violation(f"it changes nothing, so nothing is doubtful: {call}")
         if not any(
             place_of(call.key) in attempt.places
             and call.called < attempt.sent < call.returned < attempt.settled

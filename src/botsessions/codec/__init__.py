@@ -37,7 +37,7 @@ from botsessions.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["BIN8", "EMPTY", "PLAIN", "RICH", "SHORT", "Codec", "seal"]
+__all__ = ["BIN8", "EMPTY", "PLAIN", "RICH", "SHORT", "Codec", "holds", "seal"]
 
 T = TypeVar("T")
 
@@ -186,3 +186,15 @@ def seal(body: bytes) -> bytes:
     else:
         data = _PLAIN_FORMAT + body + _CHECKSUM_HEAD
     return data + zlib.crc32(data).to_bytes(4, "little")
+
+
+def holds(data: bytes, body: bytes) -> bool:
+    """Tell whether sealed bytes are those of this body, without sealing it."""
+    rich = body.startswith(RICH)
+    begins = _RICH_FORMAT if rich else _PLAIN_FORMAT
+    added = len(begins) + len(_CHECKSUM_HEAD) + 4 - rich
+    return (
+        len(data) == len(body) + added
+        and data.startswith(begins)
+        and data.startswith(body[1:] if rich else body, len(begins))
+    )

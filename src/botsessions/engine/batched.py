@@ -228,14 +228,18 @@ class BatchedEngine:
         if not (late or cancelled):
             return False
         if late:
-            operation.fail(self._too_late(lane))
+            operation.fail(self._too_late(lane, operation))
         self._gate.leave()
         return True
 
-    def _too_late(self, lane: _Lane) -> SessionError:
+    def _too_late(self, lane: _Lane, operation: Operation) -> SessionError:
         name, limit = self._name(lane), f"within {self._timeout:g} s"
         if lane.doubtful is not None:
-            return self._unknown(lane, limit)
+            if operation.changes:
+                return self._unknown(lane, limit)
+            return BackendUnavailableError(
+                f"no answer for {name} {limit}; this call changed nothing. Try again"
+            )
         if lane.retries:
             return ConflictError(
                 f"{name} was changed by other processes again and again {limit}; "
@@ -320,16 +324,22 @@ class BatchedEngine:
                 self._answer(lane)
                 return None
             if verdict is Verdict.UNKNOWN:
-                self._fail(lane, self._unknown(lane, "that its record remembers"))
-                return None
+                self._fail_changes(lane)
             lane.doubtful = None
-            self._drop_cancelled(lane)
+            self._drop_answered(lane)
             if not lane.taken:
                 self._done(lane)
                 return None
         return self._fold(lane, record, now, out_of_time)
 
-    def _drop_cancelled(self, lane: _Lane) -> None:
+    def _fail_changes(self, lane: _Lane) -> None:
+        """Tell those whose change may have landed; the others can run again."""
+        unknown = self._unknown(lane, "that its record remembers")
+        for operation in lane.taken:
+            if operation.changes:
+                operation.fail(own(unknown))
+
+    def _drop_answered(self, lane: _Lane) -> None:
         kept = [operation for operation in lane.taken if not operation.future.done()]
         self._gate.leave(len(lane.taken) - len(kept))
         lane.taken = kept
@@ -445,7 +455,8 @@ class BatchedEngine:
             in_doubt = lane.doubtful is not None or lane.state is _State.SENT
             for operation in lane.taken:
                 unknown = self._unknown(lane, "before the store was closed")
-                operation.fail(unknown if in_doubt else self._gate.refusal())
+                unclear = in_doubt and operation.changes
+                operation.fail(unknown if unclear else self._gate.refusal())
             for operation in lane.waiting:
                 operation.fail(self._gate.refusal())
         self._lanes.clear()

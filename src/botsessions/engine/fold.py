@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 from typing import TYPE_CHECKING, Any
 
-from botsessions.codec import EMPTY, seal
+from botsessions.codec import EMPTY, holds, seal
 from botsessions.engine import rules
 from botsessions.errors import CorruptRecordError
 
@@ -26,11 +26,12 @@ class Operation:
     """One call that waits: an update, a put (``body``), or a delete (neither).
 
     ``result`` or ``error`` is its answer as last computed, valid only if the commit
-    that it rests on lands.
+    that it rests on lands; ``changes`` tells whether it is a part of that commit.
     """
 
     __slots__ = (
         "body",
+        "changes",
         "context",
         "deadline",
         "error",
@@ -54,6 +55,7 @@ class Operation:
         self.body = body
         self.result: dict[Any, Any] | None = None
         self.error: BaseException | None = None
+        self.changes = False
 
     def answer(self) -> None:
         """Give the caller what was computed, unless it was cancelled meanwhile."""
@@ -116,6 +118,7 @@ class Fold:
         """
         for count, operation in enumerate(operations, 1):
             operation.error = operation.result = None
+            operation.changes = True
             try:
                 if operation.function is not None:
                     self._update(operation)
@@ -125,6 +128,7 @@ class Fold:
                     self._alive, self._body, self._spare = False, None, None
             except BaseException as exc:  # noqa: BLE001 - it is the caller's, as it is
                 operation.error = exc
+                operation.changes = False
             else:
                 self.succeeded = True
             if not count % 4 and out_of_time():
@@ -148,7 +152,12 @@ class Fold:
         self._policy.check_size(body)
         operation.result = copy
         if not self._alive and body == EMPTY:
+            operation.changes = False
             return  # nothing was there and nothing is: do not create it
+        if self._body is not None:
+            operation.changes = body != self._body
+        elif self._alive:
+            operation.changes = not holds(self._value, body)
         self._alive = True
         self._body = body
         self._spare = None if gc.is_tracked(copy) else copy.copy()
