@@ -6,25 +6,25 @@ logging never makes a reader wait; larger ones on a second thread. We wait for o
 processes' locks ourselves, in jittered steps below a millisecond: SQLite's own handler
 sleeps up to 100 ms, and starves beside a busy writer.
 
-Neighbours: ``backend`` (the contract), ``sqlite_file`` (is this file fit for us?).
+Neighbours: ``backend`` (the contract), ``sqlite_thread`` (jobs on a connection),
+``sqlite_file`` (is this file fit for us?), ``sqlite_errors`` (what the driver says).
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import queue
 import random
 import threading
 import time
-from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import apsw
 
 from botsessions.backend import Page
 from botsessions.backends import sqlite_file
+from botsessions.backends.sqlite_errors import translated
+from botsessions.backends.sqlite_thread import ConnectionThread
 from botsessions.errors import (
     BackendError,
     BackendUnavailableError,
@@ -33,7 +33,7 @@ from botsessions.errors import (
 from botsessions.record import GRACE_MS, Loaded, Record, Version, Write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 T = TypeVar("T")
@@ -117,8 +117,8 @@ class SQLiteBackend:
         self._file = (0, 0)
         self._inline: apsw.Connection | None = None
         self._inline_thread = 0
-        self._writer: _Thread | None = None
-        self._reader: _Thread | None = None
+        self._writer: ConnectionThread | None = None
+        self._reader: ConnectionThread | None = None
 
     def __repr__(self) -> str:
         return f"SQLiteBackend({self._path!r})"
@@ -132,12 +132,16 @@ class SQLiteBackend:
             self._users += 1
             if self._writer is None:
                 self._pid = os.getpid()
-                self._writer = _Thread("botsessions-sqlite-writer", self._create)
-                self._reader = _Thread("botsessions-sqlite-reader", self._connect)
+                self._writer = ConnectionThread(
+                    "botsessions-sqlite-writer", self._create
+                )
+                self._reader = ConnectionThread(
+                    "botsessions-sqlite-reader", self._connect
+                )
                 self._inline_thread = threading.get_ident()
             writer = self._writer
         try:
-            await writer.run(self._open_inline)
+            await self._run(writer, self._open_inline)
         except BaseException:
             await self.aclose()
             raise
@@ -158,27 +162,51 @@ class SQLiteBackend:
             inline.close()
 
     async def load(self, keys: Sequence[str]) -> Loaded:
-        """Read records: one in place, several on the reading thread."""
-        writer = self._open_thread(self._writer)
+        """Read records: a few in place, many on the reading thread."""
+        self._check_process()
         if len(keys) <= _IN_PLACE and self._inline_thread == threading.get_ident():
-            with suppress(_StillBusyError), writer.borrowed() as idle:
-                connection = idle or self._open_connection()
-                return self._read(connection, keys, patience=0.0)
-        return await self._open_thread(self._reader).run(self._read, keys)
+            loaded = self._read_in_place(keys)
+            if loaded is not None:
+                return loaded
+        return await self._run(self._reader, self._read_patiently, keys)
 
     async def commit(self, writes: Sequence[Write]) -> list[bool]:
         """Commit all writes in one transaction; acknowledged means durable."""
-        return await self._open_thread(self._writer).run(self._commit, writes)
+        return await self._run(self._writer, self._commit, writes)
 
     async def list_page(self, prefix: str, after: str, limit: int) -> Page:
         """Read a page of records in the order of their keys."""
-        return await self._open_thread(self._reader).run(
-            self._list, prefix, after, limit
-        )
+        return await self._run(self._reader, self._list, prefix, after, limit)
 
     async def sweep(self, prefix: str, limit: int) -> int:
         """Delete what has been dead for the grace period."""
-        return await self._open_thread(self._writer).run(self._sweep, prefix, limit)
+        return await self._run(self._writer, self._sweep, prefix, limit)
+
+    async def _run(
+        self, thread: ConnectionThread | None, job: Callable[..., T], *args: Any
+    ) -> T:
+        self._check_process()
+        if thread is None:
+            raise _not_open()
+        try:
+            return await thread.run(job, *args)
+        except apsw.Error as exc:
+            raise translated(exc, self._path) from exc
+
+    def _read_in_place(self, keys: Sequence[str]) -> Loaded | None:
+        """Read on the thread of the event loop, unless that would have to wait."""
+        if self._writer is None or self._inline is None:
+            raise _not_open()
+        warm = self._writer.borrow()
+        try:
+            return self._read(warm or self._inline, keys)
+        except apsw.BusyError:
+            return None
+        except apsw.Error as exc:
+            raise translated(exc, self._path) from exc
+        finally:
+            if warm is not None:
+                self._writer.give_back()
 
     def _now(self) -> int:
         return int(self._clock() * 1000)
@@ -189,21 +217,6 @@ class SQLiteBackend:
                 "this SQLite store was opened before a fork; open one in each process"
             )
 
-    def _open_thread(self, thread: _Thread | None) -> _Thread:
-        self._check_process()
-        if thread is None:
-            raise BackendError(
-                "this SQLite backend is not open; use it through a store"
-            )
-        return thread
-
-    def _open_connection(self) -> apsw.Connection:
-        if self._inline is None:
-            raise BackendError(
-                "this SQLite backend is not open; use it through a store"
-            )
-        return self._inline
-
     # On the threads.
 
     def _create(self) -> apsw.Connection:
@@ -213,8 +226,7 @@ class SQLiteBackend:
         self._file = sqlite_file.identity(self._path)
         connection = self._connect()
         try:
-            with _translated(self._path):
-                self._make_ours(connection, self._clock() + _PATIENCE)
+            self._make_ours(connection, self._clock() + _PATIENCE)
         except BaseException:
             connection.close()
             raise
@@ -263,24 +275,21 @@ class SQLiteBackend:
         self._check_file()
         until = self._clock() + _PATIENCE
         synchronous = "FULL" if self._durability == "full" else "NORMAL"
-        with _translated(self._path):
-            connection = apsw.Connection(
-                self._path,
-                flags=apsw.SQLITE_OPEN_READWRITE,
-                statementcachesize=32,
-            )
-            try:
-                connection.set_busy_timeout(0)
-                self._insist(connection, f"PRAGMA synchronous = {synchronous}", until)
-                # A checkpoint writes each page once, however often the log has it: rare
-                # ones cost less in all. 16,384 pages are a log of 32 MiB.
-                self._insist(connection, "PRAGMA wal_autocheckpoint = 16384", until)
-                # On macOS only this makes fsync reach the disk.
-                self._insist(connection, "PRAGMA fullfsync = 1", until)
-            except BaseException:
-                connection.close()
-                raise
-            return connection
+        connection = apsw.Connection(
+            self._path, flags=apsw.SQLITE_OPEN_READWRITE, statementcachesize=32
+        )
+        try:
+            connection.set_busy_timeout(0)
+            self._insist(connection, f"PRAGMA synchronous = {synchronous}", until)
+            # A checkpoint writes each page once, however often the log has it: rare
+            # ones cost less in all. 16,384 pages are a log of 32 MiB.
+            self._insist(connection, "PRAGMA wal_autocheckpoint = 16384", until)
+            # On macOS only this makes fsync reach the disk.
+            self._insist(connection, "PRAGMA fullfsync = 1", until)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def _insist(
         self,
@@ -298,69 +307,54 @@ class SQLiteBackend:
         while True:
             try:
                 return do()
-            except apsw.BusyError as exc:
+            except apsw.BusyError:
                 if self._clock() >= until:
-                    raise _StillBusyError(
-                        f"another program keeps {self._path} locked, nothing was "
-                        "written; find the one with an open transaction, or try again"
-                    ) from exc
+                    raise
                 time.sleep(self._rng.uniform(_SHORTEST_WAIT, _LONGEST_WAIT))
 
-    def _read(
-        self,
-        connection: apsw.Connection,
-        keys: Sequence[str],
-        patience: float = _PATIENCE,
+    def _read_patiently(
+        self, connection: apsw.Connection, keys: Sequence[str]
     ) -> Loaded:
-        until = self._clock() + patience
-        with _translated(self._path):
-            if len(keys) == 1:
-                rows = self._insist(connection, _LOAD_ONE, until, (keys[0],))
-                return Loaded(self._now(), [_record(*row) for row in rows] or [None])
-            rows = self._insist(connection, _LOAD_MANY, until, (json.dumps(keys),))
-            found = {row[0]: _record(*row[1:]) for row in rows}
-        return Loaded(self._now(), [found.get(key) for key in keys])
+        until = self._clock() + _PATIENCE
+        return self._patiently(lambda: self._read(connection, keys), until)
+
+    def _read(self, connection: apsw.Connection, keys: Sequence[str]) -> Loaded:
+        if len(keys) == 1:
+            row = connection.execute(_LOAD_ONE, keys).fetchone()
+            return Loaded(self._now(), (None if row is None else _record(*row),))
+        rows = connection.execute(_LOAD_MANY, (json.dumps(keys),))
+        found = {key: _record(*row) for key, *row in rows}
+        return Loaded(self._now(), list(map(found.get, keys)))
 
     def _commit(
         self, connection: apsw.Connection, writes: Sequence[Write]
     ) -> list[bool]:
         last_chance = max((write.not_after for write in writes), default=0) / 1000
         self._check_file()
-        with _translated(self._path):
-            self._insist(connection, "BEGIN IMMEDIATE", last_chance)
+        self._insist(connection, "BEGIN IMMEDIATE", last_chance)
         try:
-            with _translated(self._path):
-                now = self._now()
-                landed = [_swap(connection, write, now) for write in writes]
-        except BaseException:
-            _roll_back(connection)
-            raise
-        if any(landed):
-            self._finish(connection, last_chance)
-        else:
+            now = self._now()
+            landed = [_swap(connection, write, now) for write in writes]
+            if any(landed):
+                self._finish(connection, last_chance)
+        finally:
             _roll_back(connection)
         return landed
 
     def _finish(self, connection: apsw.Connection, last_chance: float) -> None:
         try:
-            with _translated(self._path):
-                # BUSY leaves the transaction open: it is the COMMIT that is repeated.
-                self._insist(connection, "COMMIT", last_chance)
-        except _DiskError as exc:
-            _roll_back(connection)
+            # BUSY leaves the transaction open: it is the COMMIT that is repeated.
+            self._insist(connection, "COMMIT", last_chance)
+        except apsw.IOError as exc:
             # The log may hold the whole transaction, and a recovery would find it.
-            raise OutcomeUnknownError(str(exc)) from exc
-        except BaseException:
-            _roll_back(connection)
-            raise
+            raise OutcomeUnknownError(str(translated(exc, self._path))) from exc
 
     def _list(
         self, connection: apsw.Connection, prefix: str, after: str, limit: int
     ) -> Page:
         until = self._clock() + _PATIENCE
         found = (after, prefix, prefix + _END, limit)
-        with _translated(self._path):
-            return self._patiently(lambda: self._page(connection, found), until)
+        return self._patiently(lambda: self._page(connection, found), until)
 
     def _page(
         self, connection: apsw.Connection, found: tuple[str, str, str, int]
@@ -376,90 +370,15 @@ class SQLiteBackend:
 
     def _sweep(self, connection: apsw.Connection, prefix: str, limit: int) -> int:
         until = self._clock() + _PATIENCE
-        with _translated(self._path):
-            self._insist(connection, "BEGIN IMMEDIATE", until)
-            try:
-                dead = self._now() - GRACE_MS
-                connection.execute(_SWEEP, (dead, prefix, prefix + _END, limit))
-                count = connection.changes()
-                self._insist(connection, "COMMIT", until)
-            except BaseException:
-                _roll_back(connection)
-                raise
-        return count
-
-
-class _Thread:
-    """A thread that does one job after the other, each given its own connection."""
-
-    def __init__(self, name: str, connect: Callable[[], apsw.Connection]) -> None:
-        self._connect = connect
-        self._jobs: queue.SimpleQueue[
-            tuple[Callable[..., Any], tuple[Any, ...], asyncio.Future[Any]] | None
-        ] = queue.SimpleQueue()
-        # A daemon: a program that forgets to close must still be able to end.
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._started = False
-        self._working = threading.Lock()
-        self._connection: apsw.Connection | None = None
-
-    async def run(self, job: Callable[..., T], *args: Any) -> T:
-        """Do a job on the thread; cancelled, it is finished but not waited for."""
-        if not self._started:
-            self._started = True
-            self._thread.start()
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._jobs.put((job, args, future))
-        return await future
-
-    @contextmanager
-    def borrowed(self) -> Iterator[apsw.Connection | None]:
-        """Lend the connection while the thread has nothing to do, else None.
-
-        What it wrote last is still in its cache, which another would have to read.
-        """
-        if not self._working.acquire(blocking=False):
-            yield None
-            return
+        self._insist(connection, "BEGIN IMMEDIATE", until)
         try:
-            yield self._connection
+            dead = self._now() - GRACE_MS
+            connection.execute(_SWEEP, (dead, prefix, prefix + _END, limit))
+            count = connection.changes()
+            self._insist(connection, "COMMIT", until)
         finally:
-            self._working.release()
-
-    async def stop(self) -> None:
-        """Finish the jobs under way, close the connection, end the thread."""
-        if self._started:
-            self._jobs.put(None)
-            await asyncio.to_thread(self._thread.join)
-
-    def _work(self) -> None:
-        while (work := self._jobs.get()) is not None:
-            job, args, future = work
-            result: Any = None
-            error: BaseException | None = None
-            try:
-                with self._working:
-                    if self._connection is None:
-                        self._connection = self._connect()
-                    result = job(self._connection, *args)
-            except BaseException as exc:  # noqa: BLE001 - it is the caller's
-                error = exc
-            # The loop may be closed by now: then nobody waits for the answer.
-            with suppress(RuntimeError):
-                future.get_loop().call_soon_threadsafe(_deliver, future, result, error)
-        if self._connection is not None:
-            self._connection.close()
-
-
-def _deliver(
-    future: asyncio.Future[Any], result: object, error: BaseException | None
-) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)
+            _roll_back(connection)
+        return count
 
 
 def _record(  # noqa: PLR0913, PLR0917 - the columns
@@ -488,52 +407,10 @@ def _swap(connection: apsw.Connection, write: Write, now: int) -> bool:
 
 
 def _roll_back(connection: apsw.Connection) -> None:
-    # Some errors (a full disk) have rolled back by themselves.
+    """End a transaction that has not ended by itself (as it does on a full disk)."""
     if connection.in_transaction:
         connection.execute("ROLLBACK")
 
 
-class _StillBusyError(BackendUnavailableError):
-    """Other processes did not let go in time."""
-
-
-class _DiskError(BackendError):
-    """The disk failed; during a COMMIT this leaves the outcome open."""
-
-
-@contextmanager
-def _translated(path: str) -> Iterator[None]:
-    """Turn the driver's errors into ours, with a word on what to do."""
-    try:
-        yield
-    except apsw.BusyError:
-        raise
-    except apsw.FullError as exc:
-        raise BackendError(
-            f"the disk is full, nothing was written to {path}; free some space"
-        ) from exc
-    except apsw.NotADBError as exc:
-        raise BackendUnavailableError(
-            f"{path} is no SQLite database; choose another file"
-        ) from exc
-    except apsw.ReadOnlyError as exc:
-        raise BackendUnavailableError(
-            f"{path} is read-only; allow writing to the file and its directory"
-        ) from exc
-    except apsw.CantOpenError as exc:
-        raise BackendUnavailableError(
-            f"{path} cannot be opened; check the permissions of the file and its "
-            "directory"
-        ) from exc
-    except apsw.CorruptError as exc:
-        raise BackendError(
-            f"{path} is damaged and was left as it is; restore a backup"
-        ) from exc
-    except apsw.IOError as exc:
-        if getattr(exc, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE:
-            raise _DiskError(
-                f"the disk is full, {path} cannot be used; free some space"
-            ) from exc
-        raise _DiskError(f"the disk failed under {path}: {exc}") from exc
-    except apsw.Error as exc:
-        raise BackendError(f"SQLite refused: {exc}") from exc
+def _not_open() -> BackendError:
+    return BackendError("this SQLite backend is not open; use it through a store")
