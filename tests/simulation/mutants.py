@@ -252,8 +252,8 @@ MUTANTS = [
         "no time",
         _BATCHED,
         {
-            "if lane.doubtful is not None:\n            if operation.changes:": (
-                "if False:\n            if operation.changes:"
+            "if lane.is_in_doubt() and operation.changes:\n            return": (
+                "if False:\n            return"
             )
         },
     ),
@@ -272,8 +272,8 @@ MUTANTS = [
         "no time",
         _BATCHED,
         {
-            "            if operation.changes:\n                return self._unknown": (
-                "            if True:\n                return self._unknown"
+            "if lane.is_in_doubt() and operation.changes:\n            return": (
+                "if lane.is_in_doubt():\n            return"
             )
         },
     ),
@@ -303,9 +303,9 @@ MUTANTS = [
         "several processes",
         _BATCHED,
         {
-            "            await self._commit(worker, writes)\n": (
-                "            [o.answer() for lane in writes for o in lane.taken]\n"
-                "            await self._commit(worker, writes)\n"
+            "            await self._commit(worker, lanes, writes)\n": (
+                "            [o.answer() for lane in lanes for o in lane.taken]\n"
+                "            await self._commit(worker, lanes, writes)\n"
             )
         },
     ),
@@ -336,7 +336,8 @@ MUTANTS = [
                 "                known = self.__dict__.setdefault('known', {})\n"
                 "                known.pop(lane.key, None)\n"
                 "                if did:\n"
-                "                    known[lane.key] = writes[lane].record\n"
+                "                    write = writes[lanes.index(lane)]\n"
+                "                    known[lane.key] = write.record\n"
             ),
         },
     ),
@@ -460,10 +461,38 @@ MUTANTS = [
         "cancelled",
         _BATCHED,
         {
-            "        self._gate.leave()\n        return True\n": (
-                "        if late:\n"
-                "            self._gate.leave()\n"
-                "        return True\n"
+            "        if len(kept) < len(operations):\n": "        if False:\n",
+        },
+    ),
+    Mutant(
+        "nobody looks who waits for too long",
+        "no time",
+        _BATCHED,
+        {"            self._fail_late(lane, now)\n": "            pass\n"},
+    ),
+    Mutant(
+        "nobody looks for reads that take too long",
+        "slow",
+        _BATCHED,
+        {
+            "        self._reader.fail_late(now, self._too_late_to_read)\n": (
+                "        pass\n"
+            )
+        },
+    ),
+    Mutant(
+        "a call on the backend may take for ever",
+        "silence",
+        _BATCHED,
+        {"        self._calls.stop_late(now)\n": "        pass\n"},
+    ),
+    Mutant(
+        "told that it was too late, and applied all the same",
+        "slow",
+        _BATCHED,
+        {
+            "        self._drop_answered(lane)\n\n    def _drop_answered": (
+                "        pass\n\n    def _drop_answered"
             )
         },
     ),

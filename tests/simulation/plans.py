@@ -236,6 +236,19 @@ PLANS = [
         unknown=0.02,
     ),
     Plan(
+        name="slow",
+        processes=1,
+        callers=5,
+        mix=_ALL,
+        faults=Faults(
+            commit={CommitFault.SLOW: 0.6},
+            load={LoadFault.SLOW: 0.5, LoadFault.LOST: 0.1},
+            slow=0.22,
+        ),
+        timeout=0.4,
+        unknown=0.2,
+    ),
+    Plan(
         name="no time",
         processes=3,
         callers=4,

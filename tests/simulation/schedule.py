@@ -107,6 +107,10 @@ class _Run:
             for call in world.history.calls:
                 self._check_calm(call)
         world.judge()
+        # Opening the store, and then: it is looked ten times in each timeout.
+        longest = self._plan.faults.trip + 1.1 * self._plan.timeout + 1e-6
+        if world.slowest > longest:
+            raise Violation(f"a call took {world.slowest} s, not {longest} s at most")
         notes = {"cancelled", "crashed"}
         return Report(
             Counter(

@@ -39,9 +39,6 @@ def play_all(seeds: Iterator[int], played: Played) -> None:
                 f"python -m tests.simulation {seed}"
             )
             raise
-        # Its own time, that of a batch which was under way, and a back-off.
-        longest = 2.2 * plan.timeout + 0.05
-        assert report.slowest <= longest, f"seed {seed}: {report.slowest} s"
         played.add(plan, report)
 
 

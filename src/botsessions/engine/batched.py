@@ -35,7 +35,7 @@ from botsessions.record import Write
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping
     from contextvars import Context
 
     from botsessions.backend import Backend
@@ -47,6 +47,8 @@ MAX_ROWS = 512
 MAX_BATCH_BYTES = 16 * 1024 * 1024
 # How long functions may hold the event loop before what is done goes out.
 MAX_FUNCTION_SECONDS = 0.005
+# How often, in each timeout, it is looked at who waits for too long.
+LOOKS = 10
 
 
 class _State(enum.Enum):
@@ -55,6 +57,8 @@ class _State(enum.Enum):
     IDLE = enum.auto()
     READY = enum.auto()
     TAKEN = enum.auto()
+    COMPUTED = enum.auto()
+    """Its functions have run; what they wrote is not under way, but will be."""
     SENT = enum.auto()
     ASLEEP = enum.auto()
 
@@ -71,6 +75,10 @@ class _Lane:
         self.state = _State.IDLE
         self.retries = 0
         self.doubtful: Write | None = None
+
+    def is_in_doubt(self) -> bool:
+        """Tell whether a write of it may land or have landed."""
+        return self.doubtful is not None or self.state is _State.SENT
 
 
 class BatchedEngine:
@@ -107,10 +115,10 @@ class BatchedEngine:
         self._lanes: dict[str, _Lane] = {}
         self._ready: deque[_Lane] = deque()
         self._idle: list[asyncio.Future[None]] = []
-        self._calls = Calls(backend)
-        self._reader = Reader(
-            self._calls, codec, self._gate, prefix=prefix, timeout=timeout
-        )
+        self._watch: asyncio.TimerHandle | None = None
+        # A call of the backend may take as long as a write may still land.
+        self._calls = Calls(backend, self._window)
+        self._reader = Reader(self._calls, codec, self._gate, prefix=prefix)
         for number in range(backend.concurrent_batches):
             self._calls.start(self._write, f"botsessions-writer-{number}", self._ended)
         self._calls.start(self._reader.work, "botsessions-reader", self._ended)
@@ -119,7 +127,10 @@ class BatchedEngine:
 
     def get(self, key: str) -> asyncio.Future[dict[Any, Any]]:
         """Read one session with the next load that starts after this call."""
-        return self._reader.get(key)
+        future = self._reader.get(key, self._loop.time() + self._timeout)
+        if self._watch is None:
+            self._look_later()
+        return future
 
     def update(
         self, key: str, function: Callable[[dict[Any, Any]], Mapping[Any, Any]]
@@ -142,7 +153,7 @@ class BatchedEngine:
         """
         self._gate.close("the store is closed; open a new one")
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._timeout * 1.5):
+            async with asyncio.timeout(self._timeout * (1 + 2 / LOOKS)):
                 await self._gate.emptied()
         self._calls.cancel()
         await self._calls.ended()
@@ -176,6 +187,8 @@ class BatchedEngine:
         lane.waiting.append(operation)
         if lane.state is _State.IDLE:
             self._make_ready(lane)
+        if self._watch is None:
+            self._look_later()
         return future
 
     def _make_ready(self, lane: _Lane) -> None:
@@ -183,6 +196,51 @@ class BatchedEngine:
         self._ready.append(lane)
         if self._idle:
             wake(self._idle.pop())
+
+    # The watch.
+
+    def _look_later(self) -> None:
+        self._watch = self._loop.call_later(self._timeout / LOOKS, self._look)
+
+    def _look(self) -> None:
+        """End what takes too long: calls on the backend, and waiting for them.
+
+        One timer for all, since a timer for each would cost more than the rest.
+        """
+        self._watch = None
+        now = self._loop.time()
+        self._calls.stop_late(now)
+        self._reader.fail_late(now, self._too_late_to_read)
+        for lane in self._lanes.values():
+            self._fail_late(lane, now)
+        if self._gate.pending or self._calls.under_way():
+            self._look_later()
+
+    def _fail_late(self, lane: _Lane, now: float) -> None:
+        """Answer those whose time is over, and leave them out of what comes."""
+        late = [
+            operation
+            for operations in (lane.taken, lane.waiting)
+            for operation in operations
+            if now >= operation.deadline
+        ]
+        if not late or lane.state is _State.COMPUTED:
+            return
+        for operation in late:
+            operation.fail(self._too_late(lane, operation))
+        self._drop_answered(lane)
+
+    def _drop_answered(self, lane: _Lane) -> None:
+        """Leave out who was answered or cancelled, unless its change is under way."""
+        if lane.doubtful is None and lane.state is not _State.SENT:
+            lane.taken = self._kept(lane.taken)
+        lane.waiting = deque(self._kept(lane.waiting))
+
+    def _kept(self, operations: Collection[Operation]) -> list[Operation]:
+        kept = [operation for operation in operations if not operation.future.done()]
+        if len(kept) < len(operations):
+            self._gate.leave(len(operations) - len(kept))
+        return kept
 
     # The writers.
 
@@ -200,8 +258,7 @@ class BatchedEngine:
                 await asyncio.sleep(0)
 
     def _take(self) -> list[_Lane]:
-        """Take the lanes that are ready, without what is cancelled or too late."""
-        now = self._loop.time()
+        """Take the lanes that are ready, without those who were cancelled."""
         batch: list[_Lane] = []
         while self._ready and len(batch) < MAX_ROWS:
             lane = self._ready.popleft()
@@ -209,49 +266,37 @@ class BatchedEngine:
             if lane.doubtful is None:
                 lane.taken += lane.waiting
                 lane.waiting.clear()
-            lane.taken = [
-                operation
-                for operation in lane.taken
-                if not self._drop(lane, operation, now)
-            ]
-            if lane.taken:
+                lane.taken = self._kept(lane.taken)
+                waits = bool(lane.taken)
+            else:
+                waits = not all(operation.future.done() for operation in lane.taken)
+            if waits:
                 batch.append(lane)
             else:
                 self._done(lane)
         return batch
 
-    def _drop(self, lane: _Lane, operation: Operation, now: float) -> bool:
-        """Tell whether an operation is over, cancelled or too late; count it out."""
-        late = now >= operation.deadline
-        # One whose write may have landed stays a part of it, also without its caller.
-        cancelled = operation.future.done() and lane.doubtful is None
-        if not (late or cancelled):
-            return False
-        if late:
-            operation.fail(self._too_late(lane, operation))
-        self._gate.leave()
-        return True
-
     def _too_late(self, lane: _Lane, operation: Operation) -> SessionError:
-        name, limit = self._name(lane), f"within {self._timeout:g} s"
-        if lane.doubtful is not None:
-            if operation.changes:
-                return self._unknown(lane, limit)
-            return BackendUnavailableError(
-                f"no answer for {name} {limit}; this call changed nothing. Try again"
-            )
-        if lane.retries:
+        name, limit = self._name(lane.key), f"within {self._timeout:g} s"
+        if lane.is_in_doubt() and operation.changes:
+            return self._unknown(lane, limit)
+        if lane.retries and lane.doubtful is None:
             return ConflictError(
                 f"{name} was changed by other processes again and again {limit}; "
                 "nothing was written. Try again"
             )
         return BackendUnavailableError(
-            f"{name} had no turn {limit}; nothing was written"
+            f"no answer for {name} {limit}; nothing was written. Try again"
+        )
+
+    def _too_late_to_read(self, key: str) -> BackendUnavailableError:
+        return BackendUnavailableError(
+            f"no answer for {self._name(key)} within {self._timeout:g} s. Try again"
         )
 
     def _unknown(self, lane: _Lane, when: str) -> OutcomeUnknownError:
         return OutcomeUnknownError(
-            f"no answer for {self._name(lane)} {when}: the change may have been "
+            f"no answer for {self._name(lane.key)} {when}: the change may have been "
             "applied once, or not at all. Read before you repeat it"
         )
 
@@ -273,7 +318,7 @@ class BatchedEngine:
     async def _flush(self, worker: Worker, batch: list[_Lane]) -> None:
         try:
             keys = [lane.key for lane in batch]
-            loaded = await self._calls.load(worker, keys, self._limit(batch))
+            loaded = await self._calls.load(worker, keys)
         except BackendError as exc:
             if len(batch) > 1 and not isinstance(exc, BackendUnavailableError):
                 middle = len(batch) // 2
@@ -288,7 +333,8 @@ class BatchedEngine:
         def out_of_time() -> bool:
             return self._timer() > ends
 
-        writes: dict[_Lane, Write] = {}
+        lanes: list[_Lane] = []
+        writes: list[Write] = []
         left: list[_Lane] = []
         size = 0
         for lane, record in zip(batch, loaded.records, strict=True):
@@ -298,12 +344,13 @@ class BatchedEngine:
                 continue
             write = self._next_write(lane, record, loaded.now, out_of_time)
             if write is not None:
-                writes[lane] = write
+                lanes.append(lane)
+                writes.append(write)
                 size += len(write.record.value)
         # What had no turn comes first in the next batch.
         self._ready.extendleft(reversed(left))
         if writes:
-            await self._commit(worker, writes)
+            await self._commit(worker, lanes, writes)
 
     def _next_write(
         self,
@@ -327,9 +374,9 @@ class BatchedEngine:
                 self._fail_changes(lane)
             lane.doubtful = None
             self._drop_answered(lane)
-            if not lane.taken:
-                self._done(lane)
-                return None
+        if not lane.taken:
+            self._done(lane)
+            return None
         return self._fold(lane, record, now, out_of_time)
 
     def _fail_changes(self, lane: _Lane) -> None:
@@ -339,11 +386,6 @@ class BatchedEngine:
             if operation.changes:
                 operation.fail(own(unknown))
 
-    def _drop_answered(self, lane: _Lane) -> None:
-        kept = [operation for operation in lane.taken if not operation.future.done()]
-        self._gate.leave(len(lane.taken) - len(kept))
-        lane.taken = kept
-
     def _fold(
         self,
         lane: _Lane,
@@ -352,7 +394,7 @@ class BatchedEngine:
         out_of_time: Callable[[], bool],
     ) -> Write | None:
         before = b"" if record is None or record.is_gone(now) else record.value
-        fold = Fold(self._codec, self._policy, self._name(lane), before)
+        fold = Fold(self._codec, self._policy, self._name(lane.key), before)
         reached = fold.apply(lane.taken, out_of_time)
         if reached < len(lane.taken):
             lane.waiting.extendleft(reversed(lane.taken[reached:]))
@@ -379,21 +421,22 @@ class BatchedEngine:
     def _not_after(self, record: Record | None, now: int) -> int:
         return rules.not_after(record, now, int(self._window * 1000))
 
-    async def _commit(self, worker: Worker, writes: Mapping[_Lane, Write]) -> None:
+    async def _commit(
+        self, worker: Worker, lanes: list[_Lane], writes: list[Write]
+    ) -> None:
         """Send writes; a definite failure of several is split: one may fail alone."""
-        lanes = list(writes)
         for lane in lanes:
             lane.state = _State.SENT
         try:
-            landed = await self._calls.commit(
-                worker, list(writes.values()), self._limit(lanes)
-            )
+            landed = await self._calls.commit(worker, writes)
         except OutcomeUnknownError:
-            self._doubt(writes)
+            for lane, write in zip(lanes, writes, strict=True):
+                lane.doubtful = write
+                self._sleep(lane)
         except BackendError as exc:
             # One that is out of reach would fail each half as well.
             if len(lanes) > 1 and not isinstance(exc, BackendUnavailableError):
-                await self._split(worker, writes)
+                await self._split(worker, lanes, writes)
                 return
             for lane in lanes:
                 self._not_done(lane, exc)
@@ -406,18 +449,14 @@ class BatchedEngine:
                 else:
                     self._sleep(lane)
 
-    async def _split(self, worker: Worker, writes: Mapping[_Lane, Write]) -> None:
-        lanes = list(writes)
+    async def _split(
+        self, worker: Worker, lanes: list[_Lane], writes: list[Write]
+    ) -> None:
         for lane in lanes:
-            lane.state = _State.TAKEN  # what was sent has certainly not landed
+            lane.state = _State.COMPUTED  # what was sent has certainly not landed
         middle = len(lanes) // 2
-        for half in (lanes[:middle], lanes[middle:]):
-            await self._commit(worker, {lane: writes[lane] for lane in half})
-
-    def _doubt(self, writes: Mapping[_Lane, Write]) -> None:
-        for lane, write in writes.items():
-            lane.doubtful = write
-            self._sleep(lane)
+        await self._commit(worker, lanes[:middle], writes[:middle])
+        await self._commit(worker, lanes[middle:], writes[middle:])
 
     def _not_done(self, lane: _Lane, error: BackendError) -> None:
         """Pass on a definite failure, unless an earlier attempt is still in doubt."""
@@ -425,12 +464,6 @@ class BatchedEngine:
             self._fail(lane, error)
         else:
             self._sleep(lane)
-
-    def _limit(self, batch: Sequence[_Lane]) -> float:
-        """Return how long the backend may take: as long as an operation can wait."""
-        earliest = min(lane.taken[0].deadline for lane in batch)
-        left = max(earliest - self._loop.time(), 0.0)
-        return min(left, self._window) + self._window / 10
 
     def _answer(self, lane: _Lane) -> None:
         for operation in lane.taken:
@@ -451,12 +484,15 @@ class BatchedEngine:
 
     def _fail_everything(self) -> None:
         """Leave no caller hanging: the engine ends here."""
+        if self._watch is not None:
+            self._watch.cancel()
         for lane in self._lanes.values():
-            in_doubt = lane.doubtful is not None or lane.state is _State.SENT
             for operation in lane.taken:
-                unknown = self._unknown(lane, "before the store was closed")
-                unclear = in_doubt and operation.changes
-                operation.fail(unknown if unclear else self._gate.refusal())
+                if lane.is_in_doubt() and operation.changes:
+                    unknown = self._unknown(lane, "before the store was closed")
+                    operation.fail(unknown)
+                else:
+                    operation.fail(self._gate.refusal())
             for operation in lane.waiting:
                 operation.fail(self._gate.refusal())
         self._lanes.clear()
@@ -465,5 +501,5 @@ class BatchedEngine:
         self._reader.fail(self._gate.refusal())
         self._gate.leave(self._gate.pending)
 
-    def _name(self, lane: _Lane) -> str:
-        return lane.key.removeprefix(self._prefix)
+    def _name(self, key: str) -> str:
+        return key.removeprefix(self._prefix)

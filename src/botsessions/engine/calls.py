@@ -29,14 +29,14 @@ T = TypeVar("T")
 
 
 class Worker:
-    """A task that awaits the backend, and until when it does so."""
+    """A task that awaits the backend: until when, and whether that was too long."""
 
-    __slots__ = ("late", "task", "until")
+    __slots__ = ("stopped", "task", "until")
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
         self.until = math.inf
-        self.late = False
+        self.stopped = False
 
     def has_ended(self) -> bool:
         """Tell whether the task is done."""
@@ -44,17 +44,13 @@ class Worker:
 
 
 class Calls:
-    """The workers of one engine, and their calls.
+    """The workers of one engine, and their calls, each bounded by ``limit`` seconds."""
 
-    A timer for each call would cost more than the call's own bookkeeping: there is one
-    for all, and it is moved only when it fires.
-    """
-
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, limit: float) -> None:
         self._backend = backend
+        self._limit = limit
         self._loop = asyncio.get_running_loop()
         self._workers: list[Worker] = []
-        self._timer: asyncio.TimerHandle | None = None
 
     def start(
         self,
@@ -75,9 +71,6 @@ class Calls:
         for task in working:
             if task is not None:
                 task.cancel()
-        if not working and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         return len(working)
 
     async def ended(self) -> None:
@@ -85,15 +78,27 @@ class Calls:
         tasks = [worker.task for worker in self._workers if worker.task is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def load(self, worker: Worker, keys: Sequence[str], limit: float) -> Loaded:
-        """Load records, or raise ``BackendError``; takes at most ``limit`` seconds."""
+    def stop_late(self, now: float) -> None:
+        """Cancel the calls whose time is over."""
+        for worker in self._workers:
+            if worker.until <= now and worker.task is not None and not worker.stopped:
+                worker.stopped = True
+                worker.task.cancel()
+
+    def under_way(self) -> bool:
+        """Tell whether a worker awaits the backend."""
+        return any(worker.until < math.inf for worker in self._workers)
+
+    async def load(self, worker: Worker, keys: Sequence[str]) -> Loaded:
+        """Load records, or raise ``BackendError``."""
         try:
-            loaded = await self._bounded(worker, self._backend.load(keys), limit)
+            loaded = await self._bounded(worker, self._backend.load(keys))
         except BackendError:
             raise
         except TimeoutError as exc:
             raise BackendUnavailableError(
-                f"the backend did not answer within {limit:.3g} s; nothing was written"
+                f"the backend did not answer within {self._limit:.3g} s; "
+                "nothing was written"
             ) from exc
         except Exception as exc:
             raise BackendError(f"the backend could not read: {exc!r}") from exc
@@ -101,12 +106,10 @@ class Calls:
             raise BackendError("the backend gave a record too few or too many")
         return loaded
 
-    async def commit(
-        self, worker: Worker, writes: Sequence[Write], limit: float
-    ) -> Sequence[bool]:
+    async def commit(self, worker: Worker, writes: Sequence[Write]) -> Sequence[bool]:
         """Commit writes, or raise ``BackendError`` or ``OutcomeUnknownError``."""
         try:
-            landed = await self._bounded(worker, self._backend.commit(writes), limit)
+            landed = await self._bounded(worker, self._backend.commit(writes))
         except (BackendError, OutcomeUnknownError):
             raise
         except Exception as exc:
@@ -115,42 +118,21 @@ class Calls:
             raise OutcomeUnknownError("the backend gave an answer too few or too many")
         return landed
 
-    async def _bounded(
-        self, worker: Worker, work: Coroutine[Any, Any, T], limit: float
-    ) -> T:
-        worker.until = self._loop.time() + limit
-        if self._timer is None or self._timer.when() > worker.until:
-            self._look_at(worker.until)
+    async def _bounded(self, worker: Worker, work: Coroutine[Any, Any, T]) -> T:
+        worker.until = self._loop.time() + self._limit
         task = worker.task
         try:
             return await work
         except asyncio.CancelledError:
             # Ours alone, or has somebody else cancelled as well?
-            if task is None or not worker.late or task.cancelling() > 1:
+            if task is None or not worker.stopped or task.cancelling() > 1:
                 raise
-            raise TimeoutError(f"no answer within {limit:.3g} s") from None
+            raise TimeoutError(f"no answer within {self._limit:.3g} s") from None
         finally:
             worker.until = math.inf
-            if worker.late and task is not None:
+            if worker.stopped and task is not None:
                 task.uncancel()
-            worker.late = False
-
-    def _look_at(self, when: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_at(when, self._look)
-
-    def _look(self) -> None:
-        """Stop the calls whose time is over; look again when the next one's is."""
-        self._timer = None
-        now = self._loop.time()
-        for worker in self._workers:
-            if worker.until <= now and worker.task is not None and not worker.late:
-                worker.late = True
-                worker.task.cancel()
-        following = min(math.inf, *(w.until for w in self._workers if not w.late))
-        if following < math.inf:
-            self._look_at(following)
+                worker.stopped = False
 
 
 def wake(idle: asyncio.Future[None]) -> None:

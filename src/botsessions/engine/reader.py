@@ -18,6 +18,8 @@ from botsessions.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from botsessions.codec import Codec
     from botsessions.engine.calls import Calls, Worker
     from botsessions.engine.gate import Gate
@@ -26,29 +28,28 @@ if TYPE_CHECKING:
 MAX_KEYS = 512
 
 _Future = asyncio.Future[dict[Any, Any]]
+# Who waits for an answer, and until when (the loop's time).
+_Read = tuple[_Future, float]
 
 
 class Reader:
     """Gathers reads and answers them, one load after the other."""
 
-    def __init__(
-        self, calls: Calls, codec: Codec, gate: Gate, *, prefix: str, timeout: float
-    ) -> None:
+    def __init__(self, calls: Calls, codec: Codec, gate: Gate, *, prefix: str) -> None:
         self._calls = calls
         self._codec = codec
         self._gate = gate
         self._prefix = prefix
-        self._timeout = timeout
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[str, list[_Future]] = {}
-        self._taken: dict[str, list[_Future]] = {}
+        self._waiting: dict[str, list[_Read]] = {}
+        self._taken: dict[str, list[_Read]] = {}
         self._idle: asyncio.Future[None] | None = None
 
-    def get(self, key: str) -> _Future:
+    def get(self, key: str, deadline: float) -> _Future:
         """Queue the read of one key."""
         self._gate.enter()
         future = self._loop.create_future()
-        self._waiting.setdefault(self._prefix + key, []).append(future)
+        self._waiting.setdefault(self._prefix + key, []).append((future, deadline))
         if self._idle is not None:
             wake(self._idle)
             self._idle = None
@@ -75,9 +76,17 @@ class Reader:
                 future.set_exception(own(error))
         self._waiting.clear()
 
-    async def _read(self, worker: Worker, batch: dict[str, list[_Future]]) -> None:
+    def fail_late(self, now: float, error: Callable[[str], BackendError]) -> None:
+        """Give an error to those whose time is over."""
+        for batch in (self._taken, self._waiting):
+            for key, reads in batch.items():
+                for future, deadline in reads:
+                    if now >= deadline and not future.done():
+                        future.set_exception(error(key))
+
+    async def _read(self, worker: Worker, batch: dict[str, list[_Read]]) -> None:
         try:
-            loaded = await self._calls.load(worker, list(batch), self._timeout)
+            loaded = await self._calls.load(worker, list(batch))
         except BackendError as exc:
             if len(batch) > 1 and not isinstance(exc, BackendUnavailableError):
                 keys = list(batch)
@@ -89,12 +98,12 @@ class Reader:
                     future.set_exception(own(exc))
             return
         pairs = zip(batch.items(), loaded.records, strict=True)
-        for (key, futures), record in pairs:
+        for (key, reads), record in pairs:
             gone = record is None or record.is_gone(loaded.now)
-            self._answer(key, futures, None if gone else record)
+            self._answer(key, reads, None if gone else record)
 
-    def _answer(self, key: str, futures: list[_Future], record: Record | None) -> None:
-        for future in futures:
+    def _answer(self, key: str, reads: list[_Read], record: Record | None) -> None:
+        for future, _ in reads:
             if future.done():
                 continue
             try:
@@ -106,5 +115,5 @@ class Reader:
                 future.set_result(session)
 
     @staticmethod
-    def _futures(batch: dict[str, list[_Future]]) -> list[_Future]:
-        return [future for futures in batch.values() for future in futures]
+    def _futures(batch: dict[str, list[_Read]]) -> list[_Future]:
+        return [future for reads in batch.values() for future, _ in reads]
