@@ -55,6 +55,10 @@ class Backend(Protocol):
         this write changed nothing and never will. True means that the write is as
         durable as the backend promises. Keys differ within one call.
 
+        After an unknown outcome the same record may come again, with a later
+        ``not_after``. A backend that repeats a request by itself must not answer False
+        because its own first copy has landed: that outcome is True, or unknown.
+
         Raise ``BackendError`` when it is certain that none of the writes landed or ever
         will, ``OutcomeUnknownError`` when any may have. Any other exception counts as
         unknown too.

@@ -58,9 +58,10 @@ class SessionStore:
     after it was made: seconds or a timedelta, at least 1 ms. The end by ``ttl`` is
     moved once a tenth of it has passed, so a session lives for at least nine tenths of
     it. ``max_session_bytes`` bounds one encoded session, ``max_pending`` how many calls
-    may wait (``OverloadedError`` past it), ``timeout`` (seconds, below 60) each of
-    them. ``types`` are enums, dataclasses and NamedTuples that sessions may hold; a
-    ``codec`` with registered types takes its place.
+    may wait (``OverloadedError`` past it), ``timeout`` (seconds, below 60) how long
+    each of them: it is answered within a tenth more, whatever hangs. ``types`` are
+    enums, dataclasses and NamedTuples that sessions may hold; a ``codec`` with
+    registered types takes its place.
     """
 
     def __init__(  # noqa: PLR0913 - all but the backend have a default
