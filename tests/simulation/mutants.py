@@ -451,8 +451,8 @@ MUTANTS = [
         "two batches at once",
         _BATCHED,
         {
-            "        if lane.state is _State.IDLE:\n": (
-                "        if lane.state is not _State.READY:\n"
+            "        if lane.state is State.IDLE:\n": (
+                "        if lane.state is not State.READY:\n"
             )
         },
     ),
@@ -491,9 +491,7 @@ MUTANTS = [
         "slow",
         _BATCHED,
         {
-            "        self._drop_answered(lane)\n\n    def _drop_answered": (
-                "        pass\n\n    def _drop_answered"
-            )
+            "operation))\n        self._drop_answered(lane)\n": "operation))\n",
         },
     ),
     Mutant(

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 from collections import deque
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from botsessions.engine import rules
 from botsessions.engine.calls import Calls, own, wake
 from botsessions.engine.fold import Fold, Operation
 from botsessions.engine.gate import Gate
+from botsessions.engine.lane import Lane, State
 from botsessions.engine.reader import Reader
 from botsessions.engine.rules import Verdict
 from botsessions.errors import (
@@ -49,36 +49,6 @@ MAX_BATCH_BYTES = 16 * 1024 * 1024
 MAX_FUNCTION_SECONDS = 0.005
 # How often, in each timeout, it is looked at who waits for too long.
 LOOKS = 10
-
-
-class _State(enum.Enum):
-    """Where a lane is; a key is in one batch at a time."""
-
-    IDLE = enum.auto()
-    READY = enum.auto()
-    TAKEN = enum.auto()
-    COMPUTED = enum.auto()
-    """Its functions have run; what they wrote is not under way, but will be."""
-    SENT = enum.auto()
-    ASLEEP = enum.auto()
-
-
-class _Lane:
-    """What waits for one key, in call order, and the write that awaits its verdict."""
-
-    __slots__ = ("doubtful", "key", "retries", "state", "taken", "waiting")
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-        self.waiting: deque[Operation] = deque()
-        self.taken: list[Operation] = []
-        self.state = _State.IDLE
-        self.retries = 0
-        self.doubtful: Write | None = None
-
-    def is_in_doubt(self) -> bool:
-        """Tell whether a write of it may land or have landed."""
-        return self.doubtful is not None or self.state is _State.SENT
 
 
 class BatchedEngine:
@@ -112,12 +82,12 @@ class BatchedEngine:
         self._timer = timer
         self._loop = asyncio.get_running_loop()
         self._gate = Gate(max_pending)
-        self._lanes: dict[str, _Lane] = {}
-        self._ready: deque[_Lane] = deque()
+        self._lanes: dict[str, Lane] = {}
+        self._ready: deque[Lane] = deque()
         self._idle: list[asyncio.Future[None]] = []
         self._watch: asyncio.TimerHandle | None = None
-        # A call of the backend may take as long as a write may still land.
-        self._calls = Calls(backend, self._window)
+        # A backend that waits until a write's end has a moment left to say so.
+        self._calls = Calls(backend, self._window + timeout / LOOKS)
         self._reader = Reader(self._calls, codec, self._gate, prefix=prefix)
         for number in range(backend.concurrent_batches):
             self._calls.start(self._write, f"botsessions-writer-{number}", self._ended)
@@ -183,16 +153,16 @@ class BatchedEngine:
         key = self._prefix + key
         lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[key] = _Lane(key)
+            lane = self._lanes[key] = Lane(key)
         lane.waiting.append(operation)
-        if lane.state is _State.IDLE:
+        if lane.state is State.IDLE:
             self._make_ready(lane)
         if self._watch is None:
             self._look_later()
         return future
 
-    def _make_ready(self, lane: _Lane) -> None:
-        lane.state = _State.READY
+    def _make_ready(self, lane: Lane) -> None:
+        lane.state = State.READY
         self._ready.append(lane)
         if self._idle:
             wake(self._idle.pop())
@@ -216,7 +186,7 @@ class BatchedEngine:
         if self._gate.pending or self._calls.under_way():
             self._look_later()
 
-    def _fail_late(self, lane: _Lane, now: float) -> None:
+    def _fail_late(self, lane: Lane, now: float) -> None:
         """Answer those whose time is over, and leave them out of what comes."""
         late = [
             operation
@@ -224,15 +194,33 @@ class BatchedEngine:
             for operation in operations
             if now >= operation.deadline
         ]
-        if not late or lane.state is _State.COMPUTED:
+        if not late or lane.state is State.COMPUTED:
             return
         for operation in late:
             operation.fail(self._too_late(lane, operation))
         self._drop_answered(lane)
 
-    def _drop_answered(self, lane: _Lane) -> None:
+    def _too_late(self, lane: Lane, operation: Operation) -> SessionError:
+        name, limit = self._name(lane.key), f"within {self._timeout:g} s"
+        if lane.is_in_doubt() and operation.changes:
+            return self._unknown(lane, limit)
+        if lane.retries and lane.doubtful is None:
+            return ConflictError(
+                f"{name} was changed by other processes again and again {limit}; "
+                "nothing was written. Try again"
+            )
+        return BackendUnavailableError(
+            f"no answer for {name} {limit}; nothing was written. Try again"
+        )
+
+    def _too_late_to_read(self, key: str) -> BackendUnavailableError:
+        return BackendUnavailableError(
+            f"no answer for {self._name(key)} within {self._timeout:g} s. Try again"
+        )
+
+    def _drop_answered(self, lane: Lane) -> None:
         """Leave out who was answered or cancelled, unless its change is under way."""
-        if lane.doubtful is None and lane.state is not _State.SENT:
+        if lane.doubtful is None and lane.state is not State.SENT:
             lane.taken = self._kept(lane.taken)
         lane.waiting = deque(self._kept(lane.waiting))
 
@@ -257,12 +245,12 @@ class BatchedEngine:
                 # Let the callers that were just answered join the next batch.
                 await asyncio.sleep(0)
 
-    def _take(self) -> list[_Lane]:
+    def _take(self) -> list[Lane]:
         """Take the lanes that are ready, without those who were cancelled."""
-        batch: list[_Lane] = []
+        batch: list[Lane] = []
         while self._ready and len(batch) < MAX_ROWS:
             lane = self._ready.popleft()
-            lane.state = _State.TAKEN
+            lane.state = State.TAKEN
             if lane.doubtful is None:
                 lane.taken += lane.waiting
                 lane.waiting.clear()
@@ -276,46 +264,28 @@ class BatchedEngine:
                 self._done(lane)
         return batch
 
-    def _too_late(self, lane: _Lane, operation: Operation) -> SessionError:
-        name, limit = self._name(lane.key), f"within {self._timeout:g} s"
-        if lane.is_in_doubt() and operation.changes:
-            return self._unknown(lane, limit)
-        if lane.retries and lane.doubtful is None:
-            return ConflictError(
-                f"{name} was changed by other processes again and again {limit}; "
-                "nothing was written. Try again"
-            )
-        return BackendUnavailableError(
-            f"no answer for {name} {limit}; nothing was written. Try again"
-        )
-
-    def _too_late_to_read(self, key: str) -> BackendUnavailableError:
-        return BackendUnavailableError(
-            f"no answer for {self._name(key)} within {self._timeout:g} s. Try again"
-        )
-
-    def _unknown(self, lane: _Lane, when: str) -> OutcomeUnknownError:
+    def _unknown(self, lane: Lane, when: str) -> OutcomeUnknownError:
         return OutcomeUnknownError(
             f"no answer for {self._name(lane.key)} {when}: the change may have been "
             "applied once, or not at all. Read before you repeat it"
         )
 
-    def _release(self, lane: _Lane) -> None:
+    def _release(self, lane: Lane) -> None:
         """Take a lane out of its batch: ready if something waits, else forgotten."""
         if lane.taken or lane.waiting:
             self._make_ready(lane)
         else:
-            lane.state = _State.IDLE
+            lane.state = State.IDLE
             del self._lanes[lane.key]
 
-    def _sleep(self, lane: _Lane) -> None:
-        lane.state = _State.ASLEEP
+    def _sleep(self, lane: Lane) -> None:
+        lane.state = State.ASLEEP
         lane.retries += 1
         self._loop.call_later(
             rules.backoff(lane.retries, self._rng), self._make_ready, lane
         )
 
-    async def _flush(self, worker: Worker, batch: list[_Lane]) -> None:
+    async def _flush(self, worker: Worker, batch: list[Lane]) -> None:
         try:
             keys = [lane.key for lane in batch]
             loaded = await self._calls.load(worker, keys)
@@ -333,13 +303,13 @@ class BatchedEngine:
         def out_of_time() -> bool:
             return self._timer() > ends
 
-        lanes: list[_Lane] = []
+        lanes: list[Lane] = []
         writes: list[Write] = []
-        left: list[_Lane] = []
+        left: list[Lane] = []
         size = 0
         for lane, record in zip(batch, loaded.records, strict=True):
             if writes and (size > MAX_BATCH_BYTES or out_of_time()):
-                lane.state = _State.READY
+                lane.state = State.READY
                 left.append(lane)
                 continue
             write = self._next_write(lane, record, loaded.now, out_of_time)
@@ -354,7 +324,7 @@ class BatchedEngine:
 
     def _next_write(
         self,
-        lane: _Lane,
+        lane: Lane,
         record: Record | None,
         now: int,
         out_of_time: Callable[[], bool],
@@ -379,7 +349,7 @@ class BatchedEngine:
             return None
         return self._fold(lane, record, now, out_of_time)
 
-    def _fail_changes(self, lane: _Lane) -> None:
+    def _fail_changes(self, lane: Lane) -> None:
         """Tell those whose change may have landed; the others can run again."""
         unknown = self._unknown(lane, "that its record remembers")
         for operation in lane.taken:
@@ -388,7 +358,7 @@ class BatchedEngine:
 
     def _fold(
         self,
-        lane: _Lane,
+        lane: Lane,
         record: Record | None,
         now: int,
         out_of_time: Callable[[], bool],
@@ -422,11 +392,11 @@ class BatchedEngine:
         return rules.not_after(record, now, int(self._window * 1000))
 
     async def _commit(
-        self, worker: Worker, lanes: list[_Lane], writes: list[Write]
+        self, worker: Worker, lanes: list[Lane], writes: list[Write]
     ) -> None:
         """Send writes; a definite failure of several is split: one may fail alone."""
         for lane in lanes:
-            lane.state = _State.SENT
+            lane.state = State.SENT
         try:
             landed = await self._calls.commit(worker, writes)
         except OutcomeUnknownError:
@@ -450,32 +420,32 @@ class BatchedEngine:
                     self._sleep(lane)
 
     async def _split(
-        self, worker: Worker, lanes: list[_Lane], writes: list[Write]
+        self, worker: Worker, lanes: list[Lane], writes: list[Write]
     ) -> None:
         for lane in lanes:
-            lane.state = _State.COMPUTED  # what was sent has certainly not landed
+            lane.state = State.COMPUTED  # what was sent has certainly not landed
         middle = len(lanes) // 2
         await self._commit(worker, lanes[:middle], writes[:middle])
         await self._commit(worker, lanes[middle:], writes[middle:])
 
-    def _not_done(self, lane: _Lane, error: BackendError) -> None:
+    def _not_done(self, lane: Lane, error: BackendError) -> None:
         """Pass on a definite failure, unless an earlier attempt is still in doubt."""
         if lane.doubtful is None:
             self._fail(lane, error)
         else:
             self._sleep(lane)
 
-    def _answer(self, lane: _Lane) -> None:
+    def _answer(self, lane: Lane) -> None:
         for operation in lane.taken:
             operation.answer()
         self._done(lane)
 
-    def _fail(self, lane: _Lane, error: SessionError) -> None:
+    def _fail(self, lane: Lane, error: SessionError) -> None:
         for operation in lane.taken:
             operation.fail(own(error))
         self._done(lane)
 
-    def _done(self, lane: _Lane) -> None:
+    def _done(self, lane: Lane) -> None:
         self._gate.leave(len(lane.taken))
         lane.taken = []
         lane.doubtful = None
