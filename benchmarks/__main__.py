@@ -11,7 +11,7 @@ from importlib import import_module
 from benchmarks.measure import say
 from benchmarks.sessions import check
 
-NAMES = ("memory", "footprint", "sqlite", "neighbour", "startup")
+NAMES = ("memory", "footprint", "sqlite", "slowdisk", "neighbour", "startup")
 
 
 def main() -> None:

@@ -64,12 +64,12 @@ class Baseline:
         return session
 
 
-async def report() -> list[Row]:
+async def report(rounds: int = ROUNDS) -> list[Row]:
     with tempfile.TemporaryDirectory() as directory:
-        return await _report(Path(directory))
+        return await _report(Path(directory), rounds)
 
 
-async def _report(directory: Path) -> list[Row]:
+async def _report(directory: Path, rounds: int) -> list[Row]:
     keys = [SessionKey(chat_id=n, user_id=n) for n in range(KEYS)]
     texts = list(map(str, keys))
     baseline = Baseline(directory / "baseline.db")
@@ -98,7 +98,7 @@ async def _report(directory: Path) -> list[Row]:
                     "ours": lambda: _drive(ours, callers, ours_each, spread),
                     "theirs": lambda: _drive(theirs, callers, theirs_each, spread),
                 },
-                ROUNDS,
+                rounds,
             )
 
         one = await compare(1, 700, 700, KEYS)

@@ -1,0 +1,59 @@
+"""SQLite again, on a disk that takes a millisecond longer.
+
+A small library, built with ``cc`` and put in front of libc, slows each ``fdatasync`` of
+both rivals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+MILLISECONDS = 1
+ROUNDS = 3
+
+_SLOW = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static int later(const char *name, int fd) {
+    int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, name);
+    usleep(1000 * atoi(getenv("SLOW_DISK_MS")));
+    return real(fd);
+}
+int fdatasync(int fd) { return later("fdatasync", fd); }
+int fsync(int fd) { return later("fsync", fd); }
+"""
+
+
+async def report() -> list[str]:
+    with tempfile.TemporaryDirectory() as directory:
+        source, library = Path(directory) / "slow.c", Path(directory) / "slow.so"
+        source.write_text(_SLOW)
+        build = ["cc", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"]
+        subprocess.run(build, check=True)  # noqa: S603
+        rows = subprocess.check_output(
+            [sys.executable, "-m", "benchmarks.slowdisk"],
+            env=os.environ
+            | {"LD_PRELOAD": str(library), "SLOW_DISK_MS": str(MILLISECONDS)},
+            text=True,
+        )
+        return rows.splitlines()
+
+
+async def _report() -> None:
+    from benchmarks import sqlite  # noqa: PLC0415 - only in the slowed process
+    from benchmarks.measure import say  # noqa: PLC0415
+
+    for row in await sqlite.report(ROUNDS):
+        say(row)
+
+
+if __name__ == "__main__":
+    asyncio.run(_report())
