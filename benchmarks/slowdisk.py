@@ -34,17 +34,21 @@ int fsync(int fd) { return later("fsync", fd); }
 
 async def report() -> list[str]:
     with tempfile.TemporaryDirectory() as directory:
-        source, library = Path(directory) / "slow.c", Path(directory) / "slow.so"
-        source.write_text(_SLOW)
-        build = ["cc", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"]
-        subprocess.run(build, check=True)  # noqa: S603
-        rows = subprocess.check_output(
-            [sys.executable, "-m", "benchmarks.slowdisk"],
-            env=os.environ
-            | {"LD_PRELOAD": str(library), "SLOW_DISK_MS": str(MILLISECONDS)},
-            text=True,
-        )
-        return rows.splitlines()
+        return _measure(_build(Path(directory))).splitlines()
+
+
+def _build(directory: Path) -> Path:
+    source, library = directory / "slow.c", directory / "slow.so"
+    source.write_text(_SLOW)
+    command = ["cc", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"]
+    subprocess.run(command, check=True)  # noqa: S603
+    return library
+
+
+def _measure(library: Path) -> str:
+    slow = {"LD_PRELOAD": str(library), "SLOW_DISK_MS": str(MILLISECONDS)}
+    command = [sys.executable, "-m", "benchmarks.slowdisk"]
+    return subprocess.check_output(command, env=os.environ | slow, text=True)  # noqa: S603
 
 
 async def _report() -> None:
