@@ -487,6 +487,12 @@ MUTANTS = [
         {"        self._calls.stop_late(now)\n": "        pass\n"},
     ),
     Mutant(
+        "told that it was too late, and sent with the other half",
+        "split and slow",
+        _BATCHED,
+        {"lane.state = State.TAKEN  # what": "pass  # what"},
+    ),
+    Mutant(
         "told that it was too late, and applied all the same",
         "slow",
         _BATCHED,

@@ -249,6 +249,24 @@ PLANS = [
         unknown=0.2,
     ),
     Plan(
+        name="split and slow",
+        processes=1,
+        callers=8,
+        keys=5,
+        mix=_ALL,
+        faults=Faults(
+            commit={
+                CommitFault.REFUSED: 0.35,
+                CommitFault.SLOW: 0.35,
+                CommitFault.LOST_ANSWER: 0.1,
+            },
+            slow=0.18,
+            silence=0.9,
+        ),
+        timeout=0.4,
+        unknown=0.2,
+    ),
+    Plan(
         name="no time",
         processes=3,
         callers=4,

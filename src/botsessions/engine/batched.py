@@ -194,11 +194,13 @@ class BatchedEngine:
             for operation in operations
             if now >= operation.deadline
         ]
-        if not late or lane.state is State.COMPUTED:
+        if not late:
             return
         for operation in late:
             operation.fail(self._too_late(lane, operation))
         self._drop_answered(lane)
+        if lane.state is State.COMPUTED:
+            lane.state = State.TAKEN  # what was computed with them must not go out
 
     def _too_late(self, lane: Lane, operation: Operation) -> SessionError:
         name, limit = self._name(lane.key), f"within {self._timeout:g} s"
@@ -426,7 +428,13 @@ class BatchedEngine:
             lane.state = State.COMPUTED  # what was sent has certainly not landed
         middle = len(lanes) // 2
         await self._commit(worker, lanes[:middle], writes[:middle])
-        await self._commit(worker, lanes[middle:], writes[middle:])
+        left = list(zip(lanes[middle:], writes[middle:], strict=True))
+        still = [pair for pair in left if pair[0].state is State.COMPUTED]
+        for lane, _ in left:
+            if lane.state is State.TAKEN:
+                self._release(lane)
+        if still:
+            await self._commit(worker, *map(list, zip(*still, strict=True)))
 
     def _not_done(self, lane: Lane, error: BackendError) -> None:
         """Pass on a definite failure, unless an earlier attempt is still in doubt."""

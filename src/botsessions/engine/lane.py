@@ -18,7 +18,7 @@ class State(enum.Enum):
     READY = enum.auto()
     TAKEN = enum.auto()
     COMPUTED = enum.auto()
-    """Its functions have run; what they wrote is not under way, but will be."""
+    """Its functions have run; what they wrote waits to be sent."""
     SENT = enum.auto()
     ASLEEP = enum.auto()
 
