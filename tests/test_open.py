@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import botsessions as bs
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 KEY = bs.SessionKey(chat_id=1)
 
@@ -50,17 +48,35 @@ async def test_options_go_to_the_store_and_to_the_backend(tmp_path: Path) -> Non
         ("sessions.db", {}, ValueError, "no store for the scheme ''"),
         ("memory://x", {}, ValueError, "takes no path"),
         ("sqlite://", {}, ValueError, "write sqlite:///file.db"),
+        ("sqlite:/tmp/x.db", {}, ValueError, "write sqlite:///file.db"),
+        ("sqlite:x.db", {}, ValueError, "write sqlite:///file.db"),
+        ("sqlite:///:memory:", {}, ValueError, "write memory://"),
+        ("sqlite:///my#bot.db", {}, ValueError, "%23"),
+        ("sqlite:///x.db?path=y.db", {}, TypeError, "unknown option 'path'"),
+        ("sqlite:///x.db", {"path": "y.db"}, TypeError, "unknown option 'path'"),
+        ("sqlite:///x.db?clock=3", {}, TypeError, "this scheme takes durability"),
+        ("sqlite:///x.db?ttl=60", {}, TypeError, "this scheme takes durability"),
+        ("memory://?clock=3", {}, TypeError, "this scheme takes nothing"),
+        (Path("x.db"), {}, TypeError, "SQLiteBackend"),
+        (None, {}, TypeError, "a URL as a str, not NoneType"),
+        ("memory://", {"ttl": "1d"}, TypeError, "ttl is a number of seconds"),
+        ("memory://", {"ttl": True}, TypeError, "ttl is a number of seconds"),
+        ("memory://", {"max_age": float("inf")}, ValueError, "between 0.001 and"),
+        ("memory://", {"timeout": None}, TypeError, "timeout is a number"),
+        ("memory://", {"max_session_bytes": "1"}, TypeError, "is a number, not str"),
+        ("memory://", {"codec": bs.Codec}, TypeError, "takes a Codec object"),
+        ("memory://", {"types": ["x"]}, TypeError, "types= takes classes, not str"),
         ("sqlite://host/x.db", {}, ValueError, "write sqlite:///file.db"),
         ("sqlite:///x.db", {"durability": "some"}, ValueError, "'full' or 'normal'"),
         ("sqlite:///x.db?durability=some", {}, ValueError, "'full' or 'normal'"),
         ("sqlite:///x.db", {"colour": 1}, TypeError, "unknown option 'colour'"),
         ("sqlite:///x.db?colour=1", {}, TypeError, "unknown option 'colour'"),
-        ("memory://", {"durability": "full"}, TypeError, "choose from"),
+        ("memory://", {"durability": "full"}, TypeError, "open_store takes clock, "),
         ("memory://", {"ttl": -1}, ValueError, "ttl"),
     ],
 )
 def test_what_is_wrong_with_a_url_is_said_at_once(
-    url: str, options: dict[str, object], error: type[Exception], message: str
+    url: Any, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         bs.open_store(url, **options)

@@ -70,7 +70,7 @@ class ConflictError(SessionError):
 
 
 class OutcomeUnknownError(SessionError):
-    """The change may have been applied once, or not at all; it was not retried."""
+    """The change may have been applied once, or not at all, and never more often."""
 
 
 class OverloadedError(SessionError):

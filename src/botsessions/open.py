@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from botsessions.errors import MissingDependencyError
@@ -27,62 +27,102 @@ def open_store(url: str, **options: Any) -> SessionStore:
     ``memory://`` · ``sqlite:///relative.db`` · ``sqlite:////absolute/path.db``
 
     Options are those of ``SessionStore`` (``namespace``, ``ttl``, ``types``, …) and of
-    the backend (``durability="normal"``); the backend's may also stand in the URL
-    (``sqlite:///bot.db?durability=normal``). An unknown scheme raises ValueError, an
-    unknown option TypeError, a missing driver ``MissingDependencyError``.
+    the backend (``durability="normal"``); a backend's option that is text may also
+    stand in the URL (``sqlite:///bot.db?durability=normal``). A URL that names no store
+    raises ValueError, an unknown option TypeError, a missing driver
+    ``MissingDependencyError``.
     """
+    if not isinstance(url, str):
+        raise TypeError(
+            f"open_store takes a URL as a str, not {type(url).__name__}; "
+            "for the path of a file use SessionStore(SQLiteBackend(path))"
+        )
     parts = urlsplit(url)
-    make = _SCHEMES.get(parts.scheme)
-    if make is None:
-        known = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
-        raise ValueError(f"no store for the scheme {parts.scheme!r}; known: {known}")
+    scheme = _SCHEMES.get(parts.scheme)
+    if scheme is None:
+        known = ", ".join(f"{name}://" for name in _SCHEMES)
+        raise ValueError(
+            f"no store for the scheme {parts.scheme!r}; known: {known}. "
+            "For a SQLite file write sqlite:///file.db"
+        )
     store_options = {
         name: options.pop(name) for name in list(options) if name in _STORE_OPTIONS
     }
-    in_url = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=False))
-    return SessionStore(make(parts, {**in_url, **options}), **store_options)
+    return SessionStore(scheme.backend(url, parts, options), **store_options)
 
 
-def _memory(parts: SplitResult, options: dict[str, Any]) -> Backend:
-    if parts.netloc or parts.path.strip("/"):
+class _Scheme(NamedTuple):
+    """Which backend a scheme stands for, and what of a URL that backend is given."""
+
+    module: str
+    name: str
+    extra: str | None
+    place: Callable[[str, SplitResult], dict[str, Any]]
+    """What the URL says but for its query, as arguments; it may refuse the URL."""
+    texts: frozenset[str]
+    """The options that may stand in the query."""
+
+    def backend(self, url: str, parts: SplitResult, options: dict[str, Any]) -> Backend:
+        """Make the backend; an unknown option is refused before anything happens."""
+        make = self._imported()
+        place = self.place(url, parts)
+        known = set(inspect.signature(make).parameters) - set(place)
+        _check_options(options, known | _STORE_OPTIONS, "open_store")
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        _check_options(query, self.texts, "a URL of this scheme")
+        made: Backend = make(**place, **{**query, **options})
+        return made
+
+    def _imported(self) -> Any:
+        try:
+            return getattr(import_module(self.module), self.name)
+        except ModuleNotFoundError as exc:
+            extra = "" if self.extra is None else f"[{self.extra}]"
+            raise MissingDependencyError(
+                f"{self.name} needs {exc.name}; install it with: "
+                f"pip install 'botsessions{extra}'"
+            ) from exc
+
+
+def _check_options(
+    options: dict[str, Any], known: set[str] | frozenset[str], where: str
+) -> None:
+    for name in options:
+        if name not in known:
+            choice = ", ".join(sorted(known)) or "nothing"
+            raise TypeError(f"unknown option {name!r}; {where} takes {choice}")
+
+
+def _memory(_: str, parts: SplitResult) -> dict[str, Any]:
+    if parts.netloc or parts.path.strip("/") or parts.fragment:
         raise ValueError("memory:// takes no path: each such store is new and its own")
-    return _make("botsessions.backends.memory", "MemoryBackend", None, options)
+    return {}
 
 
-def _sqlite(parts: SplitResult, options: dict[str, Any]) -> Backend:
+def _sqlite(url: str, parts: SplitResult) -> dict[str, Any]:
     path = unquote(parts.path).removeprefix("/")
-    if parts.netloc or not path:
+    if path == ":memory:":
+        raise ValueError("for a store in memory write memory://")
+    if parts.fragment or "#" in url:
+        raise ValueError("write the # in the name of a file as %23")
+    if not url.startswith("sqlite:///") or not path:
         raise ValueError(
             "write sqlite:///file.db for a file in this directory, "
             "sqlite:////path/to/file.db for an absolute path"
         )
-    options = {"path": path, **options}
-    return _make("botsessions.backends.sqlite", "SQLiteBackend", None, options)
+    return {"path": path}
 
 
-def _make(
-    module: str, name: str, extra: str | None, options: dict[str, Any]
-) -> Backend:
-    try:
-        backend = getattr(import_module(module), name)
-    except ModuleNotFoundError as exc:
-        package = "botsessions" if extra is None else f"botsessions[{extra}]"
-        raise MissingDependencyError(
-            f"{name} needs {exc.name}; install it with: pip install '{package}'"
-        ) from exc
-    known = inspect.signature(backend).parameters
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        choice = sorted(_STORE_OPTIONS | (set(known) - {"path"}))
-        raise TypeError(
-            f"unknown option {unknown[0]!r}; choose from {', '.join(choice)}"
-        )
-    made: Backend = backend(**options)
-    return made
-
-
-_SCHEMES: dict[str, Callable[[SplitResult, dict[str, Any]], Backend]] = {
-    "memory": _memory,
-    "sqlite": _sqlite,
+_SCHEMES = {
+    "memory": _Scheme(
+        "botsessions.backends.memory", "MemoryBackend", None, _memory, frozenset()
+    ),
+    "sqlite": _Scheme(
+        "botsessions.backends.sqlite",
+        "SQLiteBackend",
+        None,
+        _sqlite,
+        frozenset({"durability"}),
+    ),
 }
 _STORE_OPTIONS = frozenset(inspect.signature(SessionStore).parameters) - {"backend"}

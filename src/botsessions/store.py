@@ -88,10 +88,15 @@ class SessionStore:
             raise ValueError(
                 f"namespace {namespace[:80]!r}: use 1 to 64 of letters, digits, _ . -"
             )
+        _check_number("timeout", timeout, (int, float))
         if not 0 < timeout < GRACE_MS / 1000:
             raise ValueError("timeout must be above 0 and below 60 seconds")
+        _check_number("max_pending", max_pending, int)
+        _check_number("max_session_bytes", max_session_bytes, int)
         if max_pending < 1 or max_session_bytes < 1:
             raise ValueError("max_pending and max_session_bytes must be 1 or more")
+        if codec is not None and not isinstance(codec, Codec):
+            raise TypeError("codec= takes a Codec object: Codec().register(…)")
         if codec is not None and tuple(types):
             raise ValueError(
                 "give types= or codec=, not both: Codec(types).register(…)"
@@ -225,11 +230,11 @@ class SessionStore:
         Takes no new calls from now on (``StoreClosedError``). What cannot finish within
         ``timeout`` fails. A client that the caller made stays open.
         """
-        self._closed = True
-        if self._opening is None:
-            return
-        if self._loop is not asyncio.get_running_loop():
+        if self._loop not in (None, asyncio.get_running_loop()):
             raise _other_loop()
+        self._closed = True
+        if self._loop is None or self._opening is None:
+            return
         if self._closing is None:
             self._closing = self._loop.create_task(self._close(self._opening))
         # Shielded: what was begun is finished, also when this call is cancelled.
@@ -370,10 +375,20 @@ def _narrowest(wanted: Mapping[str, Any]) -> str:
     return "" if chat_id is None else str(SessionKey(chat_id=chat_id))
 
 
+def _check_number(name: str, value: object, kind: type | tuple[type, ...]) -> None:
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise TypeError(f"{name} is a number, not {type(value).__name__}")
+
+
 def _milliseconds(name: str, value: float | timedelta | None) -> int | None:
     if value is None:
         return None
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise TypeError(f"{name} is a number of seconds, a timedelta, or None")
     if not 0.001 <= seconds <= 10**10:
-        raise ValueError(f"{name} must be at least 0.001 seconds, or None for no end")
+        raise ValueError(
+            f"{name} must be between 0.001 and 10,000,000,000 seconds, "
+            "or None for no end"
+        )
     return int(seconds * 1000)

@@ -327,10 +327,10 @@ MUTANTS = [
         "several processes",
         _BATCHED,
         {
-            "        for lane, record in zip(batch, loaded.records, strict=True):\n": (
-                "        for lane, record in zip(batch, loaded.records, strict=True):\n"
+            "            write = self._next_write(": (
                 "            known = self.__dict__.setdefault('known', {})\n"
                 "            record = known.get(lane.key, record)\n"
+                "            write = self._next_write("
             ),
             "                if did:\n": (
                 "                known = self.__dict__.setdefault('known', {})\n"

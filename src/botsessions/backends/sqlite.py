@@ -17,6 +17,7 @@ import os
 import random
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import apsw
@@ -87,7 +88,8 @@ class SQLiteBackend:
 
     With ``durability="full"`` an acknowledged change survives a power loss; with
     ``"normal"`` it survives the death of the process, but a power loss may undo the
-    last ones (never corrupt the file). The directory must exist, on a local disk:
+    last ones (never corrupt the file). A missing file is made, unless ``create`` is
+    False. The directory must exist, on a local disk:
     network file systems are refused where they can be told. Beside the file lie its
     ``-wal`` and ``-shm``; copy a database that is in use with SQLite's backup, not with
     ``cp``. ``clock`` returns seconds since the epoch.
@@ -100,6 +102,7 @@ class SQLiteBackend:
         path: str | Path,
         *,
         durability: Literal["full", "normal"] = "full",
+        create: bool = True,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
     ) -> None:
@@ -109,6 +112,7 @@ class SQLiteBackend:
             )
         self._path = os.path.abspath(path)  # noqa: PTH100 - no object needed
         self._durability = durability
+        self._may_create = create
         self._clock = clock
         self._rng = rng if rng is not None else random.Random()
         self._guard = threading.Lock()
@@ -141,10 +145,16 @@ class SQLiteBackend:
                 self._inline_thread = threading.get_ident()
             writer = self._writer
         try:
-            await self._run(writer, self._open_inline)
+            inline: apsw.Connection | None
+            inline = await self._run(writer, self._connect_another)
         except BaseException:
             await self.aclose()
             raise
+        with self._guard:
+            if self._inline is None and self._writer is writer:
+                self._inline, inline = inline, None
+        if inline is not None:
+            inline.close()
 
     async def aclose(self) -> None:
         """Close the connections once the last store is closed."""
@@ -155,15 +165,17 @@ class SQLiteBackend:
             # Taken out before we wait: an open that comes meanwhile makes new ones.
             threads, inline = (self._reader, self._writer), self._inline
             self._reader = self._writer = self._inline = None
+        if inline is not None:
+            inline.close()  # not the last one: that would work off the log, here
         for thread in threads:
             if thread is not None:
-                await thread.stop()
-        if inline is not None:
-            inline.close()
+                thread.finish()
+        for thread in threads:
+            if thread is not None:
+                await thread.ended()
 
     async def load(self, keys: Sequence[str]) -> Loaded:
         """Read records: a few in place, many on the reading thread."""
-        self._check_process()
         if len(keys) <= _IN_PLACE and self._inline_thread == threading.get_ident():
             loaded = self._read_in_place(keys)
             if loaded is not None:
@@ -185,9 +197,9 @@ class SQLiteBackend:
     async def _run(
         self, thread: ConnectionThread | None, job: Callable[..., T], *args: Any
     ) -> T:
-        self._check_process()
         if thread is None:
             raise _not_open()
+        self._check_process()
         try:
             return await thread.run(job, *args)
         except apsw.Error as exc:
@@ -197,6 +209,7 @@ class SQLiteBackend:
         """Read on the thread of the event loop, unless that would have to wait."""
         if self._writer is None or self._inline is None:
             raise _not_open()
+        self._check_process()
         warm = self._writer.borrow()
         try:
             return self._read(warm or self._inline, keys)
@@ -221,7 +234,7 @@ class SQLiteBackend:
 
     def _create(self) -> apsw.Connection:
         """Check the file, make it ours if it is new, and return a connection to it."""
-        sqlite_file.check_place(self._path)
+        sqlite_file.check_place(self._path, create=self._may_create)
         sqlite_file.create_private(self._path)
         self._file = sqlite_file.identity(self._path)
         connection = self._connect()
@@ -238,7 +251,12 @@ class SQLiteBackend:
         # A commit writes whole pages: sessions are small, so pages are too. Only a new
         # file takes this on.
         self._insist(connection, "PRAGMA page_size = 2048", until)
-        self._insist(connection, "PRAGMA journal_mode = WAL", until)
+        [(mode,)] = self._insist(connection, "PRAGMA journal_mode = WAL", until)
+        if mode != "wal":
+            raise BackendUnavailableError(
+                f"{self._path} cannot have a write-ahead log, its journal is {mode!r}; "
+                "choose a file on a local disk"
+            )
         if not new:
             return
         self._insist(connection, "BEGIN IMMEDIATE", until)
@@ -251,9 +269,8 @@ class SQLiteBackend:
             _roll_back(connection)
             raise
 
-    def _open_inline(self, _: apsw.Connection) -> None:
-        if self._inline is None:
-            self._inline = self._connect()
+    def _connect_another(self, _: apsw.Connection) -> apsw.Connection:
+        return self._connect()
 
     def _check_file(self) -> None:
         """Refuse to go on with a file that only we still see."""
@@ -319,10 +336,13 @@ class SQLiteBackend:
         return self._patiently(lambda: self._read(connection, keys), until)
 
     def _read(self, connection: apsw.Connection, keys: Sequence[str]) -> Loaded:
+        rows: list[tuple[Any, ...]]
         if len(keys) == 1:
-            row = connection.execute(_LOAD_ONE, keys).fetchone()
-            return Loaded(self._now(), (None if row is None else _record(*row),))
-        rows = connection.execute(_LOAD_MANY, (json.dumps(keys),))
+            rows = connection.execute(_LOAD_ONE, keys).fetchall()
+            return Loaded(self._now(), [_record(*row) for row in rows] or [None])
+        # Fetched to the end: a cursor in the traceback of an error about one row would
+        # keep the snapshot open, and our reads in the past.
+        rows = connection.execute(_LOAD_MANY, (json.dumps(keys),)).fetchall()
         found = {key: _record(*row) for key, *row in rows}
         return Loaded(self._now(), list(map(found.get, keys)))
 
@@ -331,6 +351,7 @@ class SQLiteBackend:
     ) -> list[bool]:
         last_chance = max((write.not_after for write in writes), default=0) / 1000
         self._check_file()
+        _roll_back(connection)
         self._insist(connection, "BEGIN IMMEDIATE", last_chance)
         try:
             now = self._now()
@@ -345,7 +366,9 @@ class SQLiteBackend:
         try:
             # BUSY leaves the transaction open: it is the COMMIT that is repeated.
             self._insist(connection, "COMMIT", last_chance)
-        except apsw.IOError as exc:
+        except (apsw.BusyError, apsw.FullError):
+            raise
+        except apsw.Error as exc:
             # The log may hold the whole transaction, and a recovery would find it.
             raise OutcomeUnknownError(str(translated(exc, self._path))) from exc
 
@@ -361,11 +384,15 @@ class SQLiteBackend:
     ) -> Page:
         entries: list[tuple[str, Record]] = []
         size = 0
-        for key, *row in connection.execute(_LIST, found):
-            entries.append((key, _record(*row)))
-            size += len(entries[-1][1].value)
-            if size > _PAGE_BYTES:
-                return Page(self._now(), entries, last=False)
+        cursor: Any = connection.execute(_LIST, found)
+        try:
+            for key, *row in cursor:
+                entries.append((key, _record(*row)))
+                size += len(entries[-1][1].value)
+                if size > _PAGE_BYTES:
+                    return Page(self._now(), entries, last=False)
+        finally:
+            cursor.close()
         return Page(self._now(), entries, last=len(entries) < found[-1])
 
     def _sweep(self, connection: apsw.Connection, prefix: str, limit: int) -> int:
@@ -409,7 +436,9 @@ def _swap(connection: apsw.Connection, write: Write, now: int) -> bool:
 def _roll_back(connection: apsw.Connection) -> None:
     """End a transaction that has not ended by itself (as it does on a full disk)."""
     if connection.in_transaction:
-        connection.execute("ROLLBACK")
+        # If that fails, what led here is the error to tell; the next one tries again.
+        with suppress(apsw.Error):
+            connection.execute("ROLLBACK")
 
 
 def _not_open() -> BackendError:

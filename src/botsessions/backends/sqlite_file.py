@@ -44,8 +44,10 @@ _NETWORK = frozenset(
 )
 
 
-def check_place(path: str) -> None:
+def check_place(path: str, *, create: bool) -> None:
     """Refuse a path that cannot become a database, and say what would help."""
+    if not create and not os.path.exists(path):  # noqa: PTH110 - path is absolute text
+        raise BackendUnavailableError(f"there is no database {path}; nothing was made")
     directory = os.path.dirname(path)  # noqa: PTH120 - path is absolute text
     if not os.path.isdir(directory):  # noqa: PTH112
         raise BackendUnavailableError(

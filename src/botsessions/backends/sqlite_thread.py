@@ -11,6 +11,8 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from botsessions.errors import BackendUnavailableError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -30,24 +32,39 @@ class ConnectionThread:
         # A daemon: a program that forgets to close must still be able to end.
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._started = False
+        self._starting = threading.Lock()
         self._working = threading.Lock()
         self._connection: apsw.Connection | None = None
 
     async def run(self, job: Callable[..., T], *args: Any) -> T:
         """Do a job on the thread; cancelled, it is finished but not waited for."""
         if not self._started:
-            self._started = True
-            self._thread.start()
+            self._start()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._jobs.put((job, args, future))
         return await future
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._started:
+                return
+            try:
+                self._thread.start()
+            except RuntimeError as exc:
+                raise BackendUnavailableError(
+                    f"no thread could be started: {exc}; nothing was written"
+                ) from exc
+            self._started = True
 
     def borrow(self) -> apsw.Connection | None:
         """Lend the connection while no job is being done, until ``give_back``.
 
         What it wrote last is still in its cache, which another would have to read.
         """
-        if self._connection is None or not self._working.acquire(blocking=False):
+        if not self._working.acquire(blocking=False):
+            return None
+        if self._connection is None or self._connection.in_transaction:
+            self._working.release()
             return None
         return self._connection
 
@@ -55,10 +72,13 @@ class ConnectionThread:
         """Let the thread go on with the connection."""
         self._working.release()
 
-    async def stop(self) -> None:
-        """Finish the jobs under way, close the connection, end the thread."""
+    def finish(self) -> None:
+        """Let the thread do its jobs, close the connection, and end."""
+        self._jobs.put(None)
+
+    async def ended(self) -> None:
+        """Wait until the thread has ended."""
         if self._started:
-            self._jobs.put(None)
             await asyncio.to_thread(self._thread.join)
 
     def _work(self) -> None:

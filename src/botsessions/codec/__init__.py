@@ -66,7 +66,8 @@ class Codec:
         self._by_type: dict[type, tuple[str, Callable[[Any], Any]]] = {}
         self._by_tag: dict[str, Callable[[Any], Any]] = {}
         for cls in types:
-            self.register(cls, cls.__name__, *adapters(cls))
+            encode, decode = adapters(cls)
+            self.register(cls, cls.__name__, encode, decode)
 
     def register(
         self,

@@ -21,6 +21,8 @@ def is_named_tuple(cls: type) -> bool:
 
 def adapters(cls: type) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     """Return how to store one of ``types=`` and how to make it again."""
+    if not isinstance(cls, type):
+        raise TypeError(f"types= takes classes, not {type(cls).__name__}")
     if issubclass(cls, enum.Flag):
         return (lambda member: member.value), cls
     if issubclass(cls, enum.Enum):

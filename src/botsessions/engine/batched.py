@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from botsessions.backend import Backend
     from botsessions.codec import Codec
     from botsessions.engine.calls import Worker
-    from botsessions.record import Record
+    from botsessions.record import Loaded, Record
 
 MAX_ROWS = 512
 MAX_BATCH_BYTES = 16 * 1024 * 1024
@@ -119,7 +119,7 @@ class BatchedEngine:
     async def aclose(self) -> None:
         """Refuse new operations, finish those that wait, fail what cannot finish.
 
-        Takes at most as long as an operation may take.
+        Takes little longer than an operation may take.
         """
         self._gate.close("the store is closed; open a new one")
         with contextlib.suppress(TimeoutError):
@@ -208,8 +208,8 @@ class BatchedEngine:
             return self._unknown(lane, limit)
         if lane.retries and lane.doubtful is None:
             return ConflictError(
-                f"{name} was changed by other processes again and again {limit}; "
-                "nothing was written. Try again"
+                f"no change of {name} got through {limit}, others were faster each "
+                "time; nothing was written. Try again"
             )
         return BackendUnavailableError(
             f"no answer for {name} {limit}; nothing was written. Try again"
@@ -300,6 +300,14 @@ class BatchedEngine:
             for lane in batch:
                 self._not_done(lane, exc)
             return
+        lanes, writes = self._compute(batch, loaded)
+        if writes:
+            await self._commit(worker, lanes, writes)
+
+    def _compute(
+        self, batch: list[Lane], loaded: Loaded
+    ) -> tuple[list[Lane], list[Write]]:
+        """Run the functions of a batch, as far as time and size allow."""
         ends = self._timer() + MAX_FUNCTION_SECONDS
 
         def out_of_time() -> bool:
@@ -309,8 +317,8 @@ class BatchedEngine:
         writes: list[Write] = []
         left: list[Lane] = []
         size = 0
-        for lane, record in zip(batch, loaded.records, strict=True):
-            if writes and (size > MAX_BATCH_BYTES or out_of_time()):
+        for turn, (lane, record) in enumerate(zip(batch, loaded.records, strict=True)):
+            if turn and (size > MAX_BATCH_BYTES or out_of_time()):
                 lane.state = State.READY
                 left.append(lane)
                 continue
@@ -321,8 +329,9 @@ class BatchedEngine:
                 size += len(write.record.value)
         # What had no turn comes first in the next batch.
         self._ready.extendleft(reversed(left))
-        if writes:
-            await self._commit(worker, lanes, writes)
+        if left and self._idle:
+            wake(self._idle.pop())
+        return lanes, writes
 
     def _next_write(
         self,
@@ -369,6 +378,8 @@ class BatchedEngine:
         fold = Fold(self._codec, self._policy, self._name(lane.key), before)
         reached = fold.apply(lane.taken, out_of_time)
         if reached < len(lane.taken):
+            for operation in lane.taken[reached:]:
+                operation.changes = False  # whatever it was in an earlier attempt
             lane.waiting.extendleft(reversed(lane.taken[reached:]))
             del lane.taken[reached:]
         value = fold.value()
@@ -428,13 +439,15 @@ class BatchedEngine:
             lane.state = State.COMPUTED  # what was sent has certainly not landed
         middle = len(lanes) // 2
         await self._commit(worker, lanes[:middle], writes[:middle])
-        left = list(zip(lanes[middle:], writes[middle:], strict=True))
-        still = [pair for pair in left if pair[0].state is State.COMPUTED]
-        for lane, _ in left:
-            if lane.state is State.TAKEN:
+        left, writes_left = [], []
+        for lane, write in zip(lanes[middle:], writes[middle:], strict=True):
+            if lane.state is State.COMPUTED:
+                left.append(lane)
+                writes_left.append(write)
+            else:
                 self._release(lane)
-        if still:
-            await self._commit(worker, *map(list, zip(*still, strict=True)))
+        if left:
+            await self._commit(worker, left, writes_left)
 
     def _not_done(self, lane: Lane, error: BackendError) -> None:
         """Pass on a definite failure, unless an earlier attempt is still in doubt."""

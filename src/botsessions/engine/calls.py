@@ -93,6 +93,7 @@ class Calls:
         """Load records, or raise ``BackendError``."""
         try:
             loaded = await self._bounded(worker, self._backend.load(keys))
+            _check_count(loaded.records, keys)
         except BackendError:
             raise
         except TimeoutError as exc:
@@ -102,20 +103,17 @@ class Calls:
             ) from exc
         except Exception as exc:
             raise BackendError(f"the backend could not read: {exc!r}") from exc
-        if len(loaded.records) != len(keys):
-            raise BackendError("the backend gave a record too few or too many")
         return loaded
 
     async def commit(self, worker: Worker, writes: Sequence[Write]) -> Sequence[bool]:
         """Commit writes, or raise ``BackendError`` or ``OutcomeUnknownError``."""
         try:
             landed = await self._bounded(worker, self._backend.commit(writes))
+            _check_count(landed, writes)
         except (BackendError, OutcomeUnknownError):
             raise
         except Exception as exc:
             raise OutcomeUnknownError(f"the commit got no answer: {exc!r}") from exc
-        if len(landed) != len(writes):
-            raise OutcomeUnknownError("the backend gave an answer too few or too many")
         return landed
 
     async def _bounded(self, worker: Worker, work: Coroutine[Any, Any, T]) -> T:
@@ -124,15 +122,22 @@ class Calls:
         try:
             return await work
         except asyncio.CancelledError:
-            # Ours alone, or has somebody else cancelled as well?
-            if task is None or not worker.stopped or task.cancelling() > 1:
+            # Did we cancel, or nobody of ours? Then the worker goes on.
+            if task is None or task.cancelling() > worker.stopped:
                 raise
-            raise TimeoutError(f"no answer within {self._limit:.3g} s") from None
+            if worker.stopped:
+                raise TimeoutError(f"no answer within {self._limit:.3g} s") from None
+            raise RuntimeError("something that the backend waited for ended") from None
         finally:
             worker.until = math.inf
             if worker.stopped and task is not None:
                 task.uncancel()
                 worker.stopped = False
+
+
+def _check_count(answers: Sequence[object], questions: Sequence[object]) -> None:
+    if len(answers) != len(questions):
+        raise ValueError("it gave an answer too few or too many")
 
 
 def wake(idle: asyncio.Future[None]) -> None:
@@ -143,6 +148,11 @@ def wake(idle: asyncio.Future[None]) -> None:
 
 def own(error: SessionError) -> SessionError:
     """Return an exception object for one caller: tracebacks grow where it is raised."""
-    copy = type(error)(*error.args)
+    try:
+        copy = type(error)(*error.args)
+    except TypeError:  # a backend's own class, which is made in another way
+        ours = (OutcomeUnknownError, BackendUnavailableError, BackendError)
+        kind = next((kind for kind in ours if isinstance(error, kind)), SessionError)
+        copy = kind(str(error))
     copy.__cause__ = error.__cause__ or error
     return copy

@@ -77,12 +77,19 @@ class Reader:
         self._waiting.clear()
 
     def fail_late(self, now: float, error: Callable[[str], BackendError]) -> None:
-        """Give an error to those whose time is over."""
+        """Give an error to those whose time is over; read nothing for nobody."""
         for batch in (self._taken, self._waiting):
             for key, reads in batch.items():
                 for future, deadline in reads:
                     if now >= deadline and not future.done():
                         future.set_exception(error(key))
+        for key, reads in list(self._waiting.items()):
+            kept = [read for read in reads if not read[0].done()]
+            self._gate.leave(len(reads) - len(kept))
+            if kept:
+                self._waiting[key] = kept
+            else:
+                del self._waiting[key]
 
     async def _read(self, worker: Worker, batch: dict[str, list[_Read]]) -> None:
         try:
