@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from botsessions import Codec, CorruptRecordError, UnsupportedValueError
-from botsessions.codec import EMPTY, RICH, seal
+from botsessions.codec import EMPTY, RICH, holds, seal
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -453,3 +453,21 @@ def test_the_format_is_what_was_released() -> None:
     plain = bytes.fromhex("019281a16e01c404edf5b43b")
     assert Codec().encode({"n": 1}) == plain
     assert Codec().decode(plain) == {"n": 1}
+
+
+@pytest.mark.parametrize("one", [{"a": 1}, {}, {"t": (1, 2)}, {"s": {1}}])
+@pytest.mark.parametrize("two", [{"a": 1}, {"a": 2}, {}, {"t": (1, 2)}, {"t": [1, 2]}])
+def test_sealed_bytes_hold_the_body_that_they_were_made_of(
+    one: dict[str, Any], two: dict[str, Any]
+) -> None:
+    codec = Codec()
+    sealed, body = codec.encode(one), codec.pack(two)[0]
+    assert holds(sealed, body) is (sealed == seal(body))
+
+
+def test_the_path_of_something_deep_is_not_told_in_full() -> None:
+    endless: dict[str, Any] = {"a": {}}
+    endless["a"]["a"] = endless
+    with pytest.raises(UnsupportedValueError) as caught:
+        Codec().encode(endless)
+    assert len(str(caught.value)) < 200

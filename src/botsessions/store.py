@@ -8,6 +8,7 @@ particular backend; ``open`` (above) makes one from a URL.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
 import re
 import time
@@ -365,7 +366,8 @@ def _wanted(parts: Mapping[str, Any]) -> dict[str, Any]:
     try:
         SessionKey(**{"name": "any", **parts})
     except TypeError as exc:
-        raise TypeError(f"a listing is filtered by the parts of a key: {exc}") from None
+        names = ", ".join(inspect.signature(SessionKey).parameters)
+        raise TypeError(f"filter by the parts of a key, {names}: {exc}") from None
     return {name: value for name, value in parts.items() if value is not None}
 
 

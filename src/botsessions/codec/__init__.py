@@ -121,7 +121,8 @@ class Codec:
         if type(session) is not dict:
             if not isinstance(session, Mapping):
                 raise InvalidSessionError(
-                    f"a session is a mapping, not {type(session).__name__}"
+                    f"a session is a mapping, not {type(session).__name__}; "
+                    "to remove one use delete"
                 )
             session = dict(session)
         try:

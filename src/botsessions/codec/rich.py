@@ -32,6 +32,9 @@ _SAFETY = (SafeUUID.unknown, SafeUUID.safe, SafeUUID.unsafe)
 _DICT, _TUPLE, _SET, _FROZENSET, _BYTEARRAY, _INT = 1, 2, 3, 4, 5, 6
 _DATETIME, _DATE, _TIME, _TIMEDELTA, _DECIMAL, _UUID, _REGISTERED = range(7, 14)
 
+# So many steps of a path are told; the middle of a longer one is left out.
+_LONGEST_PATH = 12
+
 
 class Lowering:
     """One walk over one session: what MessagePack knows, and where we are in it."""
@@ -130,7 +133,10 @@ class Lowering:
         return ormsgpack.Ext(tag, data)
 
     def _refusal(self, why: str) -> UnsupportedValueError:
-        return UnsupportedValueError(f"{''.join(self._path)} {why}")
+        path = self._path
+        if len(path) > _LONGEST_PATH:
+            path = [*path[: _LONGEST_PATH // 2], "…", *path[-_LONGEST_PATH // 2 :]]
+        return UnsupportedValueError(f"{''.join(path)} {why}")
 
 
 class Raising:
