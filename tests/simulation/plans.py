@@ -170,7 +170,7 @@ PLANS = [
         timeout=1.5,
         clock_corrections=80,
         correction=0.7,
-        unknown=0.2,
+        unknown=0.25,
     ),
     Plan(
         name="expiry",

@@ -1,7 +1,8 @@
 """Thousands of seeded runs of the real engine; see ``plans`` for what they try.
 
-A failure names its seed and the command that plays it again, event by event. The long
-form (``make soak``) goes on for ``SIMULATION_MINUTES`` (5) with seeds of its own.
+A failure names its seed and the command that plays it again, event by event. Each plan
+is played ``SIMULATION_RUNS`` (150) times; the long form (``make soak``) goes on for
+``SIMULATION_MINUTES`` (5) with seeds of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from tests.simulation.conftest import Played
 
 ROOT = Path(__file__).parents[2]
-RUNS = 150
 
 
 def play_all(seeds: Iterator[int], played: Played) -> None:
@@ -44,7 +44,8 @@ def play_all(seeds: Iterator[int], played: Played) -> None:
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.name)
 def test_every_answer_is_true(plan: Plan, played: Played) -> None:
-    play_all(seeds_of(plan, RUNS), played)
+    runs = int(os.environ.get("SIMULATION_RUNS", "150"))
+    play_all(seeds_of(plan, runs), played)
     outcomes = played.outcomes[plan.name]
     assert outcomes["unknown"] <= plan.unknown * outcomes.total()
 
