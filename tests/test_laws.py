@@ -660,7 +660,8 @@ def test_a_store_is_made_without_a_loop_and_belongs_to_the_one_it_was_opened_on(
     place: Place,
 ) -> None:
     store = place.store()
-    asyncio.run(store.put(KEY, {"a": 1}))
+    home = asyncio.Runner()
+    home.run(store.put(KEY, {"a": 1}))
     calls: list[Callable[[], Any]] = [
         lambda: store.get(KEY),
         lambda: store.put(KEY, {"b": 1}),
@@ -675,6 +676,8 @@ def test_a_store_is_made_without_a_loop_and_belongs_to_the_one_it_was_opened_on(
 
         with pytest.raises(bs.BackendError, match="another event loop"):
             asyncio.run(run())
+    home.run(store.aclose())
+    home.close()
 
 
 async def test_an_unchanged_missing_session_is_not_created(place: Place) -> None:

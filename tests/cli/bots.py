@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -50,6 +51,10 @@ def _change_and_return(session: Session, update: dict[str, Any]) -> Any:
     return session
 
 
+def _leave(session: Session, update: dict[str, Any]) -> Any:
+    raise SystemExit
+
+
 async def _coroutine(session: Session) -> Session:
     return session
 
@@ -60,6 +65,8 @@ ORDERS: dict[str, Callable[[Session, dict[str, Any]], Any]] = {
     "raise": _raise,
     "change and raise": _change_and_raise,
     "change and return": _change_and_return,
+    "leave": _leave,
+    "fail in a library": lambda session, _: json.loads("nonsense"),
     "return nothing": lambda session, _: None,
     "return a coroutine": lambda session, _: _coroutine(session),
     "return an object": lambda session, _: {**session, "object": object()},

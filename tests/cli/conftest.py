@@ -56,15 +56,27 @@ class Sessions:
 
         return asyncio.run(read())
 
-    def put(self, sessions: Mapping[SessionKey, dict[Any, Any]]) -> None:
-        """Store sessions."""
+    def put(
+        self, sessions: Mapping[SessionKey, dict[Any, Any]], **options: Any
+    ) -> None:
+        """Store sessions; none of them makes the file all the same."""
 
         async def put() -> None:
-            async with open_store(f"sqlite:///{self._path}") as store:
+            url = f"sqlite:///{self._path}"
+            async with open_store(url, **options) as store:
                 for key, session in sessions.items():
                     await store.put(key, session)
 
         asyncio.run(put())
+
+    def keys(self) -> list[str]:
+        """Return all keys, those of what replays keep about themselves, too."""
+
+        async def keys() -> list[str]:
+            async with open_store(f"sqlite:///{self._path}") as store:
+                return [str(key) async for key in store.keys()]
+
+        return asyncio.run(keys())
 
     def spoil(self, *keys: SessionKey) -> None:
         """Make sessions unreadable."""

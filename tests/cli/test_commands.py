@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import enum
 import json
 import time
 from decimal import Decimal
@@ -12,10 +13,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import botsessions
-from botsessions import Codec, SessionKey, SessionStore, SQLiteBackend
+from botsessions import (
+    Codec,
+    CorruptRecordError,
+    MemoryBackend,
+    SessionKey,
+    SessionStore,
+    SQLiteBackend,
+)
 from botsessions.cli import main
+from botsessions.cli.sessions import page, statistics
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
     from tests.cli.conftest import Cli, Sessions
 
 ADA = SessionKey(chat_id=1, user_id=1)
@@ -25,6 +37,12 @@ EXACT = {
     "tags": {"a"},
     30: b"\0",
 }
+
+
+class Colour(enum.Enum):
+    """A class of an application."""
+
+    RED = 1
 
 
 def lines(out: str) -> list[Any]:
@@ -98,7 +116,8 @@ def test_list_is_walked_page_by_page(cli: Cli, sessions: Sessions) -> None:
         found += page
         if not result.err:
             break
-        assert result.err == f"botsessions: there are more: add --after {page[-1]}\n"
+        how = "go on with" if after else "add"
+        assert result.err == f"botsessions: there are more: {how} --after {page[-1]}\n"
         assert len(page) == 5
         after = ["--after", page[-1]]
     assert found == keys
@@ -133,6 +152,54 @@ def test_list_and_stats_go_on_behind_unreadable_sessions(
     assert document["unreadable"] == [str(keys[number]) for number in spoiled]
 
 
+@pytest.mark.parametrize("number", [1, 199, 200, 201, 400, 450])
+def test_a_walk_reads_batches_and_leaves_nothing_out(
+    cli: Cli, sessions: Sessions, number: int
+) -> None:
+    keys = sorted((SessionKey(chat_id=n) for n in range(number)), key=str)
+    sessions.put({key: {} if key.chat_id == 7 else {"n": 1} for key in keys})
+    sessions.spoil(*keys[::3])
+    assert cli("stats", "--json").document["unreadable"] == list(map(str, keys[::3]))
+    for after in (None, keys[number // 2]):
+        options = [] if after is None else ["--after", str(after)]
+        result = cli("list", "--json", "--limit", "1000", *options)
+        expected = keys if after is None else keys[number // 2 + 1 :]
+        assert [entry["key"] for entry in lines(result.out)] == list(map(str, expected))
+
+
+async def test_unreadable_sessions_do_not_begin_the_listing_again() -> None:
+    class Damaged:
+        """A store of 1,000 sessions; it counts how often it was listed."""
+
+        listings = 0
+
+        async def keys(self, **_: Any) -> AsyncIterator[SessionKey]:
+            self.listings += 1
+            for number in range(1_000):
+                yield SessionKey(chat_id=number)
+
+        async def get(self, key: SessionKey) -> dict[Any, Any]:
+            raise CorruptRecordError(str(key))
+
+    store: Any = Damaged()
+    assert len((await statistics(store)).unreadable) == 1_000
+    assert store.listings == 1
+
+
+async def test_a_session_that_vanishes_while_it_is_listed_is_left_out() -> None:
+    gone, empty, left = (SessionKey(chat_id=number) for number in range(3))
+
+    class Vanishing(SessionStore):
+        async def get(self, key: SessionKey) -> dict[Any, Any]:
+            await self.delete(gone)
+            return await super().get(key)
+
+    async with Vanishing(MemoryBackend()) as store:
+        for key, session in ((gone, {"n": 1}), (empty, {}), (left, {"n": 1})):
+            await store.put(key, session)
+        assert await page(store, 50, None) == ([(empty, {}), (left, {"n": 1})], False)
+
+
 # show
 
 
@@ -159,8 +226,7 @@ def test_show_prints_json_that_put_takes(cli: Cli, sessions: Sessions) -> None:
 def test_show_of_nothing_fails(
     cli: Cli, sessions: Sessions, session: dict[Any, Any] | None
 ) -> None:
-    if session is not None:
-        sessions.put({ADA: session})
+    sessions.put({} if session is None else {ADA: session})
     result = cli("show", str(ADA))
     assert (result.code, result.out) == (1, "")
     assert result.err == (
@@ -199,6 +265,20 @@ def test_whatever_is_stored_can_be_shown(
     assert sessions.read()["chat=9"] == session
 
 
+@pytest.mark.parametrize("command", [["show", str(ADA)], ["list"], ["list", "--json"]])
+def test_a_session_of_unknown_classes_is_not_to_be_replaced(
+    cli: Cli, sessions: Sessions, command: list[str]
+) -> None:
+    sessions.put({ADA: {"colour": Colour.RED}}, types=[Colour])
+    result = cli(*command)
+    assert (
+        "it holds a 'Colour', and the command line does not know the classes of the "
+        "application; nothing is wrong with the session, leave it to the bot"
+    ) in result.out + result.err
+    for advice in ("register", "put", "delete", "open_store"):
+        assert advice not in result.out + result.err
+
+
 # put and delete
 
 
@@ -222,6 +302,7 @@ def test_put_replaces_an_unreadable_session(cli: Cli, sessions: Sessions) -> Non
     [
         "",
         "nonsense",
+        '{"a": 1e999}',
         "[1]",
         "null",
         '"text"',
@@ -246,6 +327,14 @@ def test_put_refuses_what_is_no_session(
     assert is_one_line(result.err)
     assert len(result.err) < 1_000
     assert sessions.read() == {str(ADA): {"n": 1}}
+
+
+def test_put_says_that_a_text_is_no_json(cli: Cli) -> None:
+    assert cli("put", "chat=1", "nope") == (
+        1,
+        "",
+        "botsessions: it is no JSON: Expecting value (column 1)\n",
+    )
 
 
 def test_put_refuses_bytes_that_are_no_utf_8(cli: Cli) -> None:
@@ -305,7 +394,8 @@ def test_stats_counts_by_kind_of_key(cli: Cli, sessions: Sessions) -> None:
     assert ["chat=2/user=3", f"{sizes['chat=2/user=3']:,}"] in table
 
 
-def test_stats_of_nothing(cli: Cli) -> None:
+def test_stats_of_nothing(cli: Cli, sessions: Sessions) -> None:
+    sessions.put({})
     document = cli("stats", "--json").document
     assert (document["sessions"], document["bytes"], document["biggest"]) == (0, 0, [])
 
@@ -336,6 +426,36 @@ def test_a_namespace_sets_sessions_apart(cli: Cli, sessions: Sessions) -> None:
     for command in (["show", "chat=1"], ["list"], ["stats"]):
         found = cli(*command, "--namespace", "other", "--json").out
         assert '"n": 1' in found or '"namespace": "other", "sessions": 1' in found
+
+
+# A file that is not there
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["list"],
+        ["show", "chat=1"],
+        ["stats"],
+        ["delete", "chat=1"],
+        ["delete-expired"],
+    ],
+)
+def test_a_command_that_only_looks_makes_no_file(
+    cli: Cli, tmp_path: Path, command: list[str]
+) -> None:
+    for url in ("sqlite:///typo.db", "sqlite:///typo.db?durability=normal"):
+        result = cli(*command, "--store", url)
+        assert (result.code, result.out) == (1, "")
+        assert is_one_line(result.err)
+        assert f"there is no database {tmp_path / 'typo.db'}" in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_put_and_replay_make_the_file(cli: Cli, tmp_path: Path) -> None:
+    assert cli("put", "chat=1", "{}", "--store", "sqlite:///put.db").code == 0
+    assert cli("replay", "-", "--store", "sqlite:///replay.db").code == 0
+    assert {"put.db", "replay.db"} <= {path.name for path in tmp_path.iterdir()}
 
 
 # The command line itself
@@ -377,6 +497,34 @@ def test_a_wrong_command_line_is_two(cli: Cli, arguments: list[str]) -> None:
     result = cli(*arguments)
     assert (result.code, result.out) == (2, "")
     assert is_one_line(result.err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place"),
+    [
+        ([], "botsessions"),
+        (["nonsense"], "botsessions"),
+        (["--nonsense"], "botsessions"),
+        (["show"], "botsessions show"),
+        (["list", "--limit", "0"], "botsessions list"),
+        (["list", "--store", "nonsense"], "botsessions list"),
+        (["stats", "--namespace", "a/b"], "botsessions stats"),
+        (["replay", "-", "--handler", "nonsense"], "botsessions replay"),
+    ],
+)
+def test_a_wrong_command_line_names_the_help_to_read(
+    cli: Cli, arguments: list[str], place: str
+) -> None:
+    assert cli(*arguments).err.endswith(f"; see {place} --help\n")
+
+
+@pytest.mark.parametrize("command", ["list", "stats", "put", "replay"])
+def test_a_wrong_option_is_named(cli: Cli, command: str) -> None:
+    arguments = {"put": ["chat=1", "{}"], "replay": ["-"]}.get(command, [])
+    for option, value in (("--namespace", "a/b"), ("--store", "nonsense://x")):
+        result = cli(command, *arguments, option, value)
+        assert result.code == 2
+        assert f"Invalid value for '{option}'" in result.err
 
 
 def test_a_store_must_be_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,7 +573,10 @@ def test_a_password_is_never_printed(cli: Cli, command: str, url: str) -> None:
     assert "hunter2" not in result.out + result.err
 
 
-def test_stats_shows_the_store_without_its_secrets(cli: Cli) -> None:
+def test_stats_shows_the_store_without_its_secrets(
+    cli: Cli, sessions: Sessions
+) -> None:
+    sessions.put({})
     url = "sqlite:///bot.db?durability=normal"
     assert cli("stats", "--store", url, "--json").document["store"] == (
         "sqlite:///bot.db"
@@ -435,5 +586,7 @@ def test_stats_shows_the_store_without_its_secrets(cli: Cli) -> None:
 def test_help_needs_no_store(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert "delete-expired" in capsys.readouterr().out
-    assert main(["show", "--help"]) == 0
-    assert "BOTSESSIONS_STORE" in capsys.readouterr().out
+    for option in ("--help", "-h"):
+        assert main(["show", option]) == 0
+        assert "BOTSESSIONS_STORE" in capsys.readouterr().out
+    assert main(["-h"]) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
+import re
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -164,6 +165,23 @@ def test_a_moment_without_a_text_is_shown_and_not_read(value: Any) -> None:
 def test_what_is_no_value_is_a_value_error(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         read(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("nope", "it is no JSON: Expecting value (column 1)"),
+        ('{"a":\n', "it is no JSON: Expecting value (column 6)"),
+        ("[1,\n2 3]\n", "it is no JSON: Expecting ',' delimiter (line 2, column 3)"),
+        ("1e999", '1e999 is too large for a float; write {"$float": "inf"} if infin'),
+        ("-1e999", '-1e999 is too large for a float; write {"$float": "-inf"} if inf'),
+        ("9" * 5_000, "an int of 5,000 digits is too long to be read; write it "),
+        ('{"$decimal": "x"}', "$decimal: 'x' is no decimal number"),
+    ],
+)
+def test_what_is_no_value_is_said_in_plain_words(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        read(text.encode())
 
 
 @pytest.mark.parametrize("depth", [900, 990, 1_000, 1_100, 5_000])

@@ -135,14 +135,16 @@ def test_a_terminal_sees_the_replay_advance(bot: Path) -> None:
 
 
 def test_a_terminal_sees_problems_beside_the_bar(bot: Path) -> None:
-    (bot / "bad.jsonl").write_text("nonsense\n")
+    write_lines(bot / "bad.jsonl", [None, message(1, 1)])
     code, seen = on_a_terminal(bot, "replay", "bad.jsonl")
     assert code == 0
     assert "botsessions: line 1 malformed: " in seen
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("command", ["list --json --limit 500", "list", "stats"])
+@pytest.mark.parametrize(
+    "command", ["list --json --limit 500", "list", "stats", "--help", "list --help"]
+)
 def test_a_reader_that_leaves_early_is_no_failure(
     bot: Path, command: str, unbuffered: str
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import enum
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
 OBEY = ("--handler", "tests.cli.bots:obey")
 RECORD = ("--handler", "tests.cli.bots:record")
 OUTCOMES = ("applied", "earlier", "no_key", "malformed", "failed", "blank")
+
+
+class Mood(enum.Enum):
+    """A class of an application."""
+
+    GOOD = 1
 
 
 def counts(result: Result) -> dict[str, int]:
@@ -150,6 +158,45 @@ def test_a_broken_document_is_one_error(cli: Cli, text: bytes) -> None:
     assert error.startswith("botsessions: it ")
 
 
+@pytest.mark.parametrize("name", ["file.jsonl", "-"])
+@pytest.mark.parametrize("lines", [1, 300])
+def test_a_file_without_an_update_is_a_wrong_one(
+    cli: Cli, sessions: Sessions, tmp_path: Path, name: str, lines: int
+) -> None:
+    text = b"\nnonsense" * lines
+    (tmp_path / "file.jsonl").write_bytes(text)
+    result = cli("replay", name, stdin=text)
+    assert (result.code, result.out) == (1, "")
+    assert "botsessions: line 2 malformed: it is no JSON: " in result.err
+    last = result.err.splitlines()[-1]
+    assert last == f"botsessions: nothing in {name} is an update"
+    assert sessions.keys() == []
+
+
+@pytest.mark.parametrize("text", ["", "\n \n"])
+def test_an_empty_file_is_no_wrong_one(cli: Cli, tmp_path: Path, text: str) -> None:
+    (tmp_path / "file.jsonl").write_text(text)
+    assert cli("replay", "file.jsonl").code == 0
+
+
+def test_updates_may_begin_late(cli: Cli, sessions: Sessions, tmp_path: Path) -> None:
+    good = [json.dumps(message(number, 1)) for number in range(300)]
+    (tmp_path / "file.jsonl").write_text("\n".join(["nonsense"] * 600 + good) + "\n")
+    for number in (1, 2):
+        result = cli("replay", "file.jsonl", *RECORD, "--json")
+        assert counts(result) == {"malformed": 600, "applied": 300}
+        assert result.document["pass"] == number
+        assert ids(sessions) == {"chat=1/user=1": [*range(300)] * number}
+
+
+def test_a_malformed_line_has_one_number(cli: Cli) -> None:
+    text = f'{json.dumps(message(1, 1))}\n{{"a":\n'.encode()
+    problem = cli("replay", "-", stdin=text).err.splitlines()[1]
+    assert problem == (
+        "botsessions: line 2 malformed: it is no JSON: Expecting value (column 6)"
+    )
+
+
 HOSTILE = [
     b"nonsense",
     b"null",
@@ -256,6 +303,7 @@ def test_a_document_may_be_longer_than_a_line(
 BAD = [
     "raise",
     "change and raise",
+    "leave",
     "return nothing",
     "return a coroutine",
     "return an object",
@@ -274,11 +322,92 @@ def test_what_fails_writes_nothing_and_stops_nothing(
     documents += [message(7, 2, told), message(8, 3, "record")]
     path = write_lines(tmp_path / "file.jsonl", documents)
     result = cli("replay", name, *OBEY, "--json", stdin=path.read_bytes())
-    assert result.code == 1
+    assert result.code == 3
     assert counts(result) == {"applied": 4, "failed": 4}
     problems = [line for line in result.err.splitlines() if " failed: " in line]
     assert [int(line.split()[2]) for line in problems] == [2, 5, 6, 7]
     assert ids(sessions) == {"chat=1/user=1": [1, 3, 4], "chat=3/user=3": [8]}
+
+
+@pytest.mark.parametrize(
+    ("texts", "note"),
+    [
+        (["raise", "record"], "1 line failed"),
+        (["raise", "record", "leave"], "2 lines failed"),
+    ],
+)
+def test_failed_lines_have_an_exit_code_and_a_note_of_their_own(
+    cli: Cli, sessions: Sessions, tmp_path: Path, texts: list[str], note: str
+) -> None:
+    documents = [message(number, 1, text) for number, text in enumerate(texts)]
+    write_lines(tmp_path / "file.jsonl", documents)
+    for number in (1, 2):
+        result = cli("replay", "file.jsonl", *OBEY)
+        assert result.code == 3
+        assert result.err.splitlines()[-1] == (
+            f"botsessions: {note}, the other updates are applied; "
+            "running this again applies the whole file once more"
+        )
+        assert ids(sessions) == {"chat=1/user=1": [1] * number}
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ("raise", r"LookupError: as told to do \(bots\.py, line \d+\)"),
+        ("leave", r"SystemExit \(bots\.py, line \d+\)"),
+        ("fail in a library", r"JSONDecodeError: .* \(bots\.py, line \d+\)"),
+        ("nonsense", r"KeyError: 'nonsense' \(bots\.py, line \d+\)"),
+        ("return nothing", r"InvalidSessionError: .*[^)]"),
+    ],
+)
+def test_a_failed_line_says_where_the_handler_failed(
+    cli: Cli, told: str, reason: str
+) -> None:
+    text = json.dumps(message(1, 1, told)).encode()
+    problem = cli("replay", "-", *OBEY, stdin=text).err.splitlines()[1]
+    assert re.fullmatch(f"botsessions: line 1 failed: {reason}", problem)
+
+
+def test_the_place_of_a_failure_is_the_users_own(cli: Cli, tmp_path: Path) -> None:
+    library = tmp_path / "site-packages"
+    library.mkdir()
+    (library / "some_library.py").write_text("def fail(*_):\n    raise KeyError\n")
+    (tmp_path / "some_bot.py").write_text(
+        "import sys\n"
+        "sys.path.append('site-packages')\n"
+        "import some_library\n"
+        "def handle(session, update):\n"
+        "    some_library.fail()\n"
+    )
+    text = json.dumps(message(1, 1)).encode()
+    mine = cli("replay", "-", "--handler", "some_bot:handle", stdin=text)
+    assert "line 1 failed: KeyError (some_bot.py, line 5)\n" in mine.err
+    installed = cli("replay", "-", "--handler", "some_library:fail", stdin=text)
+    assert "line 1 failed: KeyError (some_library.py, line 2)\n" in installed.err
+
+
+def test_a_handler_that_fails_while_it_is_imported_says_where(
+    cli: Cli, tmp_path: Path
+) -> None:
+    (tmp_path / "early_bot.py").write_text("x = {}\n\nx['y']\n")
+    result = cli("replay", "-", "--handler", "early_bot:handle")
+    assert result.code == 2
+    assert "early_bot:handle: KeyError: 'y' (early_bot.py, line 3); see" in result.err
+
+
+def test_a_session_of_unknown_classes_is_not_to_be_replaced(
+    cli: Cli, sessions: Sessions, tmp_path: Path
+) -> None:
+    sessions.put({SessionKey(chat_id=1, user_id=1): {"mood": Mood.GOOD}}, types=[Mood])
+    write_lines(tmp_path / "file.jsonl", [message(1, 1)])
+    result = cli("replay", "file.jsonl")
+    assert result.code == 3
+    assert result.err.splitlines()[0] == (
+        "botsessions: line 1 failed: the session chat=1/user=1 cannot be read: "
+        "it holds a 'Mood', and the command line does not know the classes of the "
+        "application; nothing is wrong with the session, leave it to the bot"
+    )
 
 
 def test_a_session_that_cannot_be_read_fails_its_lines_alone(
@@ -289,7 +418,7 @@ def test_a_session_that_cannot_be_read_fails_its_lines_alone(
     sessions.spoil(broken)
     write_lines(tmp_path / "file.jsonl", [message(n, n % 2 + 1) for n in range(10)])
     result = cli("replay", "file.jsonl", "--json")
-    assert result.code == 1
+    assert result.code == 3
     assert counts(result) == {"applied": 5, "failed": 5}
     assert "checksum" in result.err
     assert cli("show", str(sound), "--json").document == {"n": 1, "count": 5}
@@ -320,7 +449,15 @@ def test_a_handler_of_the_current_directory_is_found(
     assert sessions.read() == {"chat=1/user=1": {"here": True}}
 
 
-@pytest.mark.parametrize("source", ["raise SystemError('no')", "def handle(:"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "raise SystemError('no')",
+        "def handle(:",
+        "raise SystemExit",
+        "import sys; sys.exit(0)",
+    ],
+)
 def test_a_handler_that_cannot_be_imported_is_one_line(
     cli: Cli, tmp_path: Path, source: str
 ) -> None:

@@ -236,6 +236,20 @@ def test_a_file_that_has_changed_is_another_one(
     assert traces(cli) == 0
 
 
+def test_a_wrong_file_in_its_place_changes_nothing(
+    cli: Cli, sessions: Sessions, file: Path, interrupt: Any
+) -> None:
+    right = file.read_bytes()
+    interrupt(file, 600)
+    file.write_text("nonsense\n")
+    assert cli("replay", file.name, *RECORD).code == 1
+    file.write_bytes(right)
+    result = cli("replay", file.name, *RECORD, "--json")
+    assert result.document["pass"] == 1
+    assert counts(result)["earlier"] >= 512
+    assert ids(sessions) == expected(ALL)
+
+
 def test_an_array_goes_on_like_lines(
     cli: Cli, sessions: Sessions, file: Path, interrupt: Any
 ) -> None:

@@ -169,6 +169,52 @@ async def test_a_row_with_a_column_of_the_wrong_type_fails_alone(
         assert found == {key: touch(SESSIONS[key]) for key in OTHERS}
 
 
+# A damaged row, found: others are read as they are now, whoever keeps the error.
+
+
+@pytest.mark.parametrize("together", [3, len(KEYS)], ids=["in place", "on a thread"])
+async def test_the_error_of_a_damaged_row_keeps_no_read_in_the_past(
+    full: str, together: int
+) -> None:
+    put_text(full, VICTIM, "t")
+    keys = KEYS[:together]
+    async with (
+        SessionStore(SQLiteBackend(full), timeout=2.0) as store,
+        SessionStore(SQLiteBackend(full)) as other,
+    ):
+        held = await asyncio.gather(*map(store.get, keys), return_exceptions=True)
+        assert [type(answer) for answer in held] == [
+            BackendError,
+            *[dict] * len(held[1:]),
+        ]
+        for number in range(2):
+            await asyncio.gather(*(other.put(key, {"n": number}) for key in keys[1:]))
+            assert await store.get(OTHERS[0]) == {"n": number}
+            found = await asyncio.gather(*map(store.get, keys[1:]))
+            assert found == [{"n": number}] * len(found)
+            changed = {"n": number, "touched": True}
+            assert await store.update(OTHERS[0], touch) == changed
+            assert await other.get(OTHERS[0]) == changed == await store.get(OTHERS[0])
+
+
+@pytest.mark.parametrize("verb", ["keys", "items"])
+async def test_the_error_of_a_listing_keeps_no_read_in_the_past(
+    full: str, verb: str
+) -> None:
+    put_text(full, VICTIM, "t")
+    async with (
+        SessionStore(SQLiteBackend(full)) as store,
+        SessionStore(SQLiteBackend(full)) as other,
+    ):
+        with pytest.raises(BackendError, match=f"{full} is damaged") as held:
+            _ = [entry async for entry in getattr(store, verb)()]
+        await asyncio.gather(*(other.put(key, {"n": 1}) for key in OTHERS))
+        found = [session async for _, session in store.items(after=VICTIM)]
+        assert found == [{"n": 1}] * len(OTHERS)
+        assert await asyncio.gather(*map(store.get, OTHERS)) == found
+    assert held.type is BackendError
+
+
 async def test_a_row_whose_key_is_none_is_named_by_a_listing(full: str) -> None:
     connection = apsw.Connection(full)
     connection.execute(

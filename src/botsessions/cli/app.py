@@ -21,10 +21,13 @@ from botsessions.errors import SessionError
 
 # A replay has much under way at once, and its handler may be slow.
 _REPLAY_TIMEOUT = 50.0
+# Not 1, after which a replay is to be run again.
+_LINES_FAILED = 3
 
 app = typer.Typer(
     help="Look at a bot's sessions, change them, replay recorded updates.",
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
 )
 
 
@@ -53,7 +56,14 @@ async def replay(
                 on_wave=on_wave,
             ).run()
     reports.replay(file, summary, json=json)
-    return 1 if summary.outcomes[Outcome.FAILED] else 0
+    failed = summary.outcomes[Outcome.FAILED]
+    if not failed:
+        return 0
+    output.note(
+        f"{failed:,} {'line' if failed == 1 else 'lines'} failed, the other updates "
+        "are applied; running this again applies the whole file once more"
+    )
+    return _LINES_FAILED
 
 
 @app.command("list")
@@ -79,13 +89,14 @@ async def list_(  # noqa: PLR0913 - one for each option
         "name": name,
     }
     given = {part: value for part, value in parts.items() if value is not None}
-    async with options.opened(url, namespace) as store:
+    async with options.existing(url, namespace) as store:
         found, more = await sessions.page(store, limit, after, **given)
     if not found:
         output.note("no such sessions")
     reports.listing(found, json=json)
     if more:
-        output.note(f"there are more: add --after {found[-1][0]}")
+        how = "add" if after is None else "go on with"
+        output.note(f"there are more: {how} --after {found[-1][0]}")
 
 
 @app.command()
@@ -97,7 +108,7 @@ async def show(
     json: options.Json = False,
 ) -> None:
     """Show one session in full, with its exact types."""
-    async with options.opened(url, namespace) as store:
+    async with options.existing(url, namespace) as store:
         session = await store.get(key)
     if not session:
         raise SessionError(f"there is no session {key}, or it is empty or expired")
@@ -139,7 +150,7 @@ async def delete(
     json: options.Json = False,
 ) -> None:
     """Remove one session; a missing one is no error."""
-    async with options.opened(url, namespace) as store:
+    async with options.existing(url, namespace) as store:
         await store.delete(key)
     reports.done("deleted", key, json=json)
 
@@ -152,7 +163,7 @@ async def stats(
     json: options.Json = False,
 ) -> None:
     """Count the sessions, by kind of key, and what they take."""
-    async with options.opened(url, namespace) as store:
+    async with options.existing(url, namespace) as store:
         found = await sessions.statistics(store)
     reports.statistics(options.address(url), namespace, found, json=json)
 
@@ -165,7 +176,7 @@ async def delete_expired(
     json: options.Json = False,
 ) -> None:
     """Free the space of sessions that expired or were deleted a minute ago."""
-    async with options.opened(url, namespace) as store:
+    async with options.existing(url, namespace) as store:
         count = await store.delete_expired()
     if json:
         output.document({"removed": count})

@@ -110,8 +110,15 @@ class Journal:
         # A name that is no UTF-8 could not be stored as it is.
         self.standing = Standing(os.fsencode(file).decode(errors="backslashreplace"))
 
+    @property
+    def is_open(self) -> bool:
+        """Tell whether this run has taken over."""
+        return bool(self.standing.run)
+
     async def open(self) -> None:
-        """Find out where to go on, and take over from any other run."""
+        """Find out where to go on, and take over from any other run; do it once."""
+        if self.is_open:
+            return
         run = secrets.token_hex(8)
         while self.standing.run != run:
             found = await self._store.get(self._key)

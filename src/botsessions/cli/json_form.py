@@ -30,10 +30,17 @@ _MICROSECOND = dt.timedelta(microseconds=1)
 def parse(text: bytes) -> Any:
     """Parse strict JSON in UTF-8, with or without a byte order mark, or ValueError.
 
-    Two equal keys and NaN are refused: readers differ in what they make of them.
+    Two equal keys, NaN and a number that is too large for a float are refused: readers
+    differ in what they make of them.
     """
     try:
-        return _decode(text.decode("utf-8-sig"))
+        # Without the end of a line, behind which an error would be on the next one.
+        return _decode(text.decode("utf-8-sig").rstrip(" \t\r\n"))
+    except json.JSONDecodeError as exc:
+        line = f"line {exc.lineno}, " if "\n" in exc.doc else ""
+        raise ValueError(
+            f"it is no JSON: {exc.msg} ({line}column {exc.colno})"
+        ) from exc
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -152,8 +159,38 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+def _int(digits: str) -> int:
+    try:
+        return int(digits)
+    except ValueError:
+        raise ValueError(
+            f"an int of {len(digits):,} digits is too long to be read; "
+            'write it {"$int": "0x…"}'
+        ) from None
+
+
+def _float(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(
+            f"{digits[:40]} is too large for a float; "
+            f'write {{"$float": "{number}"}} if infinity is meant'
+        )
+    return number
+
+
+def _decimal(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except ArithmeticError:
+        raise ValueError(f"{text[:40]!r} is no decimal number") from None
+
+
 _decode = json.JSONDecoder(
-    object_pairs_hook=_no_duplicates, parse_constant=_no_constant
+    object_pairs_hook=_no_duplicates,
+    parse_constant=_no_constant,
+    parse_int=_int,
+    parse_float=_float,
 ).decode
 
 _LOWER: dict[type, tuple[str, Callable[[Any], Any]]] = {
@@ -182,7 +219,7 @@ _RAISE: dict[str, Callable[[Any], Any]] = {
     "$date": _of(str, dt.date.fromisoformat),
     "$time": _of(str, _moment(dt.time)),
     "$microseconds": _of(int, lambda count: count * _MICROSECOND),
-    "$decimal": _of(str, Decimal),
+    "$decimal": _of(str, _decimal),
     "$uuid": _of(str, UUID),
     "$repr": _refuse,
 }

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from botsessions import SessionKey, SessionStore, open_store
+from botsessions import MemoryBackend, SessionKey, SessionStore, open_store
 from botsessions.cli import handlers
 from botsessions.errors import InvalidKeyError
 
@@ -19,22 +19,41 @@ if TYPE_CHECKING:
 
 
 def opened(url: str, namespace: str, **options: Any) -> SessionStore:
-    """Make the store of a command."""
-    address(url)
-    try:
-        return open_store(url, namespace=namespace, **options)
-    except (TypeError, ValueError) as exc:
-        raise typer.BadParameter(str(exc), param_hint="--store") from exc
+    """Make the store of a command; a SQLite file that is missing is made with it."""
+    return open_store(url, namespace=namespace, **options)
+
+
+def existing(url: str, namespace: str) -> SessionStore:
+    """Make the store of a command that has no use for a new and empty file."""
+    options = {"create": False} if urlsplit(url).scheme == "sqlite" else {}
+    return opened(url, namespace, **options)
 
 
 def address(url: str) -> str:
     """Return a URL without what could be secret: user, password and options."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _url(text: str) -> str:
     try:
-        parts = urlsplit(url)
+        urlsplit(text)
     except ValueError:
         # Its message would repeat the user and the password.
-        raise typer.BadParameter("this is no URL", param_hint="--store") from None
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        raise typer.BadParameter("this is no URL") from None
+    try:
+        open_store(text)  # which opens no file yet
+    except (TypeError, ValueError) as exc:
+        raise typer.BadParameter(str(exc)) from exc
+    return text
+
+
+def _namespace(text: str) -> str:
+    try:
+        SessionStore(MemoryBackend(), namespace=text)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
+    return text
 
 
 def _key(text: str) -> SessionKey:
@@ -66,13 +85,17 @@ Url = Annotated[
     str,
     typer.Option(
         "--store",
+        parser=_url,
         metavar="URL",
         envvar="BOTSESSIONS_STORE",
         help="The store, such as sqlite:///sessions.db.",
     ),
 ]
 Namespace = Annotated[
-    str, typer.Option(metavar="NAME", help="The namespace of the bot's sessions.")
+    str,
+    typer.Option(
+        parser=_namespace, metavar="NAME", help="The namespace of the bot's sessions."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Key = Annotated[

@@ -16,8 +16,10 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from botsessions.cli.handlers import described
 from botsessions.cli.journal import MARKER, Journal, Prefix, bare, with_markers_of
 from botsessions.cli.routing import Outcome, Result, Step, route
+from botsessions.cli.sessions import explained
 from botsessions.cli.source import interruptible
 from botsessions.engine import rules
 from botsessions.errors import CodecError, CorruptRecordError, SessionTooLargeError
@@ -74,18 +76,21 @@ class Replay:
         self._keys: set[SessionKey] = set()
 
     async def run(self) -> Summary:
-        """Replay to the end of the source."""
+        """Replay to the end of the source.
+
+        If nothing in it is an update, raise ValueError, and leave no trace.
+        """
         started = time.perf_counter()
-        journal = self._journal
-        if journal is not None:
-            await journal.open()
         prefix, end = Prefix(), 0
         waves = _waves(self._source.lines())
         while wave := _next(waves):
             await self._apply_wave(wave, prefix)
             end = wave[-1].end
             self._on_wave(end)
+        self._check_outcomes()
+        journal = self._journal
         if journal is not None:
+            await journal.open()
             await journal.reach(prefix.length, prefix)
             await self._unmark(journal)
             await journal.finish(end)
@@ -100,10 +105,15 @@ class Replay:
         """Apply lines, and write down with them that those before are done."""
         done = prefix.length
         results: list[Result] = []
-        steps = self._sort(wave, prefix, results)
+        journal = self._journal
+        routed = [(line, route(line)) for line in wave]
+        # Not before there is something to apply: the file may be a wrong one.
+        if journal is not None and any(isinstance(found, Step) for _, found in routed):
+            await journal.open()
+        steps = self._sort(routed, prefix, results)
         work = [self._apply(key, some, results) for key, some in steps.items()]
-        if self._journal is not None:
-            work.append(self._journal.reach(done, prefix))
+        if journal is not None and journal.is_open:
+            work.append(journal.reach(done, prefix))
         await _all(work)
         for result in sorted(results):
             self._outcomes[result.outcome] += 1
@@ -111,13 +121,15 @@ class Replay:
                 self._on_problem(result)
 
     def _sort(
-        self, wave: Sequence[Line], prefix: Prefix, results: list[Result]
+        self,
+        routed: Sequence[tuple[Line, Step | Result]],
+        prefix: Prefix,
+        results: list[Result],
     ) -> dict[SessionKey, list[Step]]:
         """Return what is to be applied to each session; append what is settled."""
         done = self._journal.standing.lines if self._journal is not None else 0
         steps: dict[SessionKey, list[Step]] = {}
-        for line in wave:
-            found = route(line)
+        for line, found in routed:
             if isinstance(found, Step):
                 self._keys.add(found.key)
                 if line.number > done:
@@ -130,6 +142,12 @@ class Replay:
                     continue  # the rest of it may be written later
             prefix.add(line)
         return steps
+
+    def _check_outcomes(self) -> None:
+        malformed = self._outcomes[Outcome.MALFORMED]
+        useless = malformed + self._outcomes[Outcome.BLANK]
+        if malformed and useless == self._outcomes.total():
+            raise ValueError(f"nothing in {self._source.name} is an update")
 
     async def _apply(
         self, key: SessionKey, steps: Sequence[Step], results: list[Result]
@@ -148,7 +166,8 @@ class Replay:
                 for step in steps:
                     await self._apply(key, [step], results)
             else:
-                results.append(Result(steps[0].number, Outcome.FAILED, str(exc)))
+                reason = explained(exc)
+                results.append(Result(steps[0].number, Outcome.FAILED, reason))
         else:
             results += found
 
@@ -166,9 +185,8 @@ class Replay:
             try:
                 # A copy, because a handler may change it and then fail.
                 changed = self._handled(deepcopy(changed), step)
-            except Exception as exc:  # noqa: BLE001 - the handler is the user's
-                reason = f"{type(exc).__name__}: {exc}"
-                results.append(Result(step.number, Outcome.FAILED, reason))
+            except (Exception, SystemExit) as exc:  # noqa: BLE001 - it is the user's
+                results.append(Result(step.number, Outcome.FAILED, described(exc)))
             else:
                 results.append(Result(step.number, Outcome.APPLIED))
                 applied = step.number

@@ -12,6 +12,7 @@ from rich.table import Column
 from botsessions.cli import output
 from botsessions.cli.json_form import shown
 from botsessions.cli.routing import Outcome, Result
+from botsessions.cli.sessions import explained
 from botsessions.errors import CorruptRecordError
 
 if TYPE_CHECKING:
@@ -132,11 +133,11 @@ def _facts(rows: Iterable[tuple[str, int]]) -> None:
 
 def _content(session: dict[Any, Any] | CorruptRecordError) -> dict[str, Any]:
     if isinstance(session, CorruptRecordError):
-        return {"error": str(session)}
+        return {"error": explained(session)}
     return {"session": shown(session)}
 
 
 def _brief(session: dict[Any, Any] | CorruptRecordError) -> str:
     if isinstance(session, CorruptRecordError):
-        return f"UNREADABLE: {session}"
+        return f"UNREADABLE: {explained(session)}"
     return output.brief(session)

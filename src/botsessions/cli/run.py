@@ -1,8 +1,9 @@
 """From a command line to an exit code: every failure is one line, without traceback.
 
-0: done · 1: the operation failed · 2: the command line is wrong · 130: Ctrl-C. A reader
-that goes away early (``| head``) is no failure. ``app`` makes of the arguments what is
-to be done, this does it.
+0: done · 1: the operation failed · 2: the command line is wrong · 3: a replay is
+complete, but some of its lines failed · 130: Ctrl-C. A reader that goes away early
+(``| head``) is no failure. ``app`` makes of the arguments what is to be done, this does
+it.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ import typer
 
 from botsessions.cli.app import app
 from botsessions.cli.output import note
+from botsessions.cli.sessions import explained
 from botsessions.errors import SessionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_NAME = "botsessions"
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -30,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = _carry_out(arguments)
     except typer.TyperException as exc:
-        note(f"{exc.format_message().removesuffix('.')}; see botsessions --help")
+        note(f"{exc.format_message().removesuffix('.')}; see {_place(exc)} --help")
         code = exc.exit_code
     except BrokenPipeError:
         code = 0
@@ -42,16 +46,28 @@ def run(arguments: Sequence[str]) -> int:
         note(f"{exc.filename}: {reason}" if exc.filename else reason)
         code = 1
     except (SessionError, ValueError) as exc:
-        note(str(exc))
+        note(explained(exc))
         code = 1
     return _flush(code)
 
 
 def _carry_out(arguments: Sequence[str]) -> int:
-    result = app(arguments, prog_name="botsessions", standalone_mode=False)
+    try:
+        result = app(arguments, prog_name=_NAME, standalone_mode=False)
+    except SystemExit as exc:
+        # So rich and typer end a help text that nobody reads any more.
+        if isinstance(exc.__context__, BrokenPipeError):
+            raise exc.__context__ from None
+        raise
     if asyncio.iscoroutine(result):  # any command; --help and the like are done
         result = asyncio.run(result)
     return result or 0
+
+
+def _place(exc: typer.TyperException) -> str:
+    """Return the command that was typed wrongly; its help is the one to read."""
+    context = getattr(exc, "ctx", None)
+    return _NAME if context is None else context.command_path
 
 
 def _prepare_streams() -> None:

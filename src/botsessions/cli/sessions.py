@@ -6,10 +6,11 @@ the results.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from botsessions.cli.handlers import Session
 from botsessions.codec import Codec
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 Entry = tuple[SessionKey, Session | CorruptRecordError]
 
 _BIGGEST = 5
+# Read at the same time, so that the store can fetch them together.
+_BATCH = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +42,20 @@ class Statistics:
 async def walk(
     store: SessionStore, after: SessionKey | None = None, **parts: Any
 ) -> AsyncGenerator[Entry]:
-    """Walk sessions like ``store.items``, past those that cannot be read."""
-    last = after
-    while True:
-        try:
-            async for key, session in store.items(after=last, **parts):
-                yield key, session
-                last = key
-        except CorruptRecordError:
-            async for key in store.keys(after=last, **parts):
-                yield key, await _read(store, key)
-                last = key
-                break
-        else:
-            return
+    """Walk sessions like ``store.items``, past those that cannot be read.
+
+    ``items`` would have to be started again behind each of those.
+    """
+    batch: list[SessionKey] = []
+    async with aclosing(_keys(store, after, parts)) as keys:
+        async for key in keys:
+            batch.append(key)
+            if len(batch) == _BATCH:
+                for entry in await _entries(store, batch, after, parts):
+                    yield entry
+                after, batch = key, []
+    for entry in await _entries(store, batch, after, parts):
+        yield entry
 
 
 async def page(
@@ -84,6 +87,49 @@ async def statistics(store: SessionStore) -> Statistics:
         total += size
         biggest = sorted([*biggest, (-size, str(key))])[:_BIGGEST]
     return Statistics(kinds, total, [(key, -n) for n, key in biggest], unreadable)
+
+
+def explained(exc: Exception) -> str:
+    """Return a message, for a session of unknown classes in the command line's words.
+
+    The library's words are for the bot: here no class can be registered, and to replace
+    such a session would lose what is sound.
+    """
+    what, unknown, _ = str(exc).partition(", a type that this store does not know;")
+    if not (unknown and isinstance(exc, CorruptRecordError)):
+        return str(exc)
+    return (
+        f"{what}, and the command line does not know the classes of the application; "
+        "nothing is wrong with the session, leave it to the bot"
+    )
+
+
+def _keys(
+    store: SessionStore, after: SessionKey | None, parts: dict[str, Any]
+) -> AsyncGenerator[SessionKey]:
+    # An async generator by its making, which its type does not say.
+    return cast("AsyncGenerator[SessionKey]", store.keys(after=after, **parts))
+
+
+async def _entries(
+    store: SessionStore,
+    keys: list[SessionKey],
+    after: SessionKey | None,
+    parts: dict[str, Any],
+) -> list[Entry]:
+    """Read the sessions with these keys, which follow ``after`` in the listing."""
+    found = await asyncio.gather(*[_read(store, key) for key in keys])
+    entries = list(zip(keys, found, strict=True))
+    if {} not in found:
+        return entries
+    # What is empty may be gone since it was listed: then it is not listed again.
+    listed = set()
+    async with aclosing(_keys(store, after, parts)) as again:
+        async for key in again:
+            if str(key) > str(keys[-1]):
+                break
+            listed.add(key)
+    return [(key, session) for key, session in entries if session or key in listed]
 
 
 async def _read(store: SessionStore, key: SessionKey) -> Session | CorruptRecordError:

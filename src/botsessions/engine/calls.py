@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from botsessions.record import Loaded, Write
 
 T = TypeVar("T")
+_ERRORS = SessionError.__module__
 
 
 class Worker:
@@ -148,11 +149,8 @@ def wake(idle: asyncio.Future[None]) -> None:
 
 def own(error: SessionError) -> SessionError:
     """Return an exception object for one caller: tracebacks grow where it is raised."""
-    try:
-        copy = type(error)(*error.args)
-    except TypeError:  # a backend's own class, which is made in another way
-        ours = (OutcomeUnknownError, BackendUnavailableError, BackendError)
-        kind = next((kind for kind in ours if isinstance(error, kind)), SessionError)
-        copy = kind(str(error))
+    # A backend's own class may be made in any way; ours take a message.
+    kind = next(kind for kind in type(error).__mro__ if kind.__module__ == _ERRORS)
+    copy: SessionError = kind(str(error))
     copy.__cause__ = error.__cause__ or error
     return copy
