@@ -60,7 +60,7 @@ class SessionStore:
     moved once a tenth of it has passed, so a session lives for at least nine tenths of
     it. ``max_session_bytes`` bounds one encoded session, ``max_pending`` how many calls
     may wait (``OverloadedError`` past it), ``timeout`` (seconds, below 60) how long
-    each of them: it is answered within a tenth more, whatever hangs. ``types`` are
+    each of them: it is answered within a third more, whatever hangs. ``types`` are
     enums, dataclasses and NamedTuples that sessions may hold; a ``codec`` with
     registered types takes its place.
     """

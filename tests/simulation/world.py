@@ -111,6 +111,7 @@ class World:
         self.keys = [SessionKey(chat_id=number + 1) for number in range(keys)]
         self.processes: list[Process] = []
         self.slowest = 0.0
+        self.slowest_get = 0.0
         self._listener = log
         loop.set_task_factory(_adopt)
 
@@ -193,7 +194,10 @@ class World:
             raise Violation(f"an exception of nobody's, {exc!r}: {call}") from exc
         else:
             self.history.end(call, Outcome.DONE, saw)
-        self.slowest = max(self.slowest, self.loop.time() - since)
+        took = self.loop.time() - since
+        self.slowest = max(self.slowest, took)
+        if verb is Verb.GET:
+            self.slowest_get = max(self.slowest_get, took)
         self.log(process.name, "is answered", call)
         return call
 

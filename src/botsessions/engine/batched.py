@@ -49,6 +49,8 @@ MAX_BATCH_BYTES = 16 * 1024 * 1024
 MAX_FUNCTION_SECONDS = 0.005
 # How often, in each timeout, it is looked at who waits for too long.
 LOOKS = 10
+# For how many looks more a write that was sent may still be answered.
+EXTRA_LOOKS = 2
 
 
 class BatchedEngine:
@@ -123,7 +125,7 @@ class BatchedEngine:
         """
         self._gate.close("the store is closed; open a new one")
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._timeout * (1 + 2 / LOOKS)):
+            async with asyncio.timeout(self._timeout * (1 + (EXTRA_LOOKS + 2) / LOOKS)):
                 await self._gate.emptied()
         self._calls.cancel()
         await self._calls.ended()
@@ -187,7 +189,12 @@ class BatchedEngine:
             self._look_later()
 
     def _fail_late(self, lane: Lane, now: float) -> None:
-        """Answer those whose time is over, and leave them out of what comes."""
+        """Answer those whose time is over, and leave them out of what comes.
+
+        What is under way has a little longer: its answer may still tell for certain.
+        """
+        if lane.state is State.SENT:
+            now -= self._timeout * EXTRA_LOOKS / LOOKS
         late = [
             operation
             for operations in (lane.taken, lane.waiting)
@@ -431,6 +438,7 @@ class BatchedEngine:
                     self._answer(lane)
                 else:
                     self._sleep(lane)
+                    self._fail_late(lane, self._loop.time())
 
     async def _split(
         self, worker: Worker, lanes: list[Lane], writes: list[Write]
