@@ -26,7 +26,7 @@ LOCK := .venv/lock/3.11
 
 CHECKS := formatting lint types layers wheel $(FOUND:%=tests-%)
 
-.PHONY: help demo test pythons $(CHECKS) bench soak lock format clean
+.PHONY: help demo test pythons servers $(CHECKS) bench soak lock format clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.* ## (.*)/make \1\t\2/p' Makefile | expand -t 14
@@ -38,7 +38,7 @@ demo: $(CLI)/.ready ## replay recorded updates through an example bot, show its 
 	botsessions list --store sqlite:///demo.db
 	botsessions show chat=512406937/user=512406937 --store sqlite:///demo.db
 
-test: pythons $(CHECK)/.ready $(FOUND:%=.venv/test/%/.ready) ## run every check there is
+test: pythons servers $(CHECK)/.ready $(FOUND:%=.venv/test/%/.ready) ## run every check there is
 	@passed=0; failed=; \
 	for check in $(CHECKS); do \
 	    echo "=== $$check"; \
@@ -55,6 +55,9 @@ pythons:
 	@$(foreach v,$(FOUND),echo "Python $(v): $(PYTHON_$(v))";)
 	@$(foreach v,$(MISSING),echo "Python $(v): NOT FOUND, nothing is tested on it";)
 	@[ -n "$(if $(filter true,$(CI)),$(PYTHON_3.11),$(FOUND))" ] || { echo "no Python to test on"; exit 1; }
+
+servers:
+	@.ci/servers
 
 formatting: $(CHECK)/.ready
 	@$(CHECK)/bin/ruff format --check .
@@ -88,7 +91,7 @@ $(FOUND:%=tests-%): tests-%: .venv/test/%/.ready
 bench: $(BENCH)/.ready ## measure, beside aiogram's storage and the bare floor
 	@$(BENCH)/bin/python -m benchmarks
 
-soak: $(TEST)/.ready ## run the long forms of the tests
+soak: servers $(TEST)/.ready ## run the long forms of the tests
 	@$(TEST)/bin/python -m pytest -m soak
 
 # From the index alone: nothing that this machine's pip is configured with gets in.

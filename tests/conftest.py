@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from typing import TYPE_CHECKING, Any
+import os
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
 from tests.places import PLACES, Place
+from tests.servers.postgres import PostgresServer, programs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -28,5 +31,26 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 @pytest.fixture(params=PLACES, ids=lambda make: make.__name__)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """Return one place of each kind, empty, with a clock that the test can move."""
-    made: Place = request.param(tmp_path)
+    kind = request.param
+    server = [] if kind.server is None else [request.getfixturevalue(kind.server)]
+    made: Place = kind(tmp_path, *server)
     return made
+
+
+@pytest.fixture(scope="session")
+def postgres_server(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[PostgresServer]:
+    """Return a running PostgreSQL server, the same for all tests."""
+    if programs() is None:
+        missing("PostgreSQL (apt-get install postgresql)")
+    server = PostgresServer(tmp_path_factory.mktemp("postgres"))
+    yield server
+    server.stop()
+
+
+def missing(what: str) -> NoReturn:
+    """Skip what needs a server that is not there; under CI that is a failure."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{what} is not installed, and CI must test with it")
+    pytest.skip(f"{what} is not installed")

@@ -7,29 +7,66 @@ or by one of its properties, never by its name.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
-from botsessions import Backend, MemoryBackend, Page, SessionStore, SQLiteBackend
+from botsessions import (
+    Backend,
+    MemoryBackend,
+    Page,
+    PostgresBackend,
+    SessionStore,
+    SQLiteBackend,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from botsessions import Loaded, Write
+    from tests.servers.postgres import PostgresServer
 
 
 class Clock:
     """Seconds since the epoch, standing still until a test moves it."""
 
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
+    now = 1_800_000_000.0
 
     def __call__(self) -> float:
         return self.now
 
 
+class ServerClock(Clock):
+    """The same for a server that has the time from a table of ours."""
+
+    def __init__(self, server: PostgresServer, schema: str) -> None:
+        self._server = server
+        self._schema = schema
+        self._now = Clock.now
+        server.execute(
+            f"CREATE SCHEMA {schema}",
+            f"CREATE TABLE {schema}.time AS SELECT to_timestamp({self._now}) AS at",
+            # It goes before the function of the same name in the search path.
+            f"CREATE FUNCTION {schema}.clock_timestamp() RETURNS timestamptz "
+            f"LANGUAGE sql VOLATILE AS 'SELECT at FROM {schema}.time'",
+        )
+
+    @property
+    def now(self) -> float:
+        return self._now
+
+    @now.setter
+    def now(self, now: float) -> None:
+        self._now = now
+        self._server.execute(f"UPDATE {self._schema}.time SET at = to_timestamp({now})")
+
+
 class Place:
     """Somewhere to keep records, and the clock by which they expire."""
+
+    server: str | None = None
+    """The fixture of the server that it needs."""
+    clock: Clock
 
     def __init__(self, directory: Path) -> None:
         self.clock = Clock()
@@ -72,6 +109,22 @@ class SQLite(Place):
         )
 
 
+class Postgres(Place):
+    """A table of its own on a real server."""
+
+    server = "postgres_server"
+
+    def __init__(self, directory: Path, server: PostgresServer) -> None:
+        super().__init__(directory)
+        self._schema = f"place{next(_numbers)}"
+        self.clock = ServerClock(server, self._schema)
+        path = f"{self._schema},pg_catalog"
+        self._dsn = f"{server.dsn}?options=-csearch_path%3D{path}"
+
+    def backend(self) -> Backend:
+        return PostgresBackend(self._dsn, schema=self._schema)
+
+
 class OnlyContract:
     """Shows of a memory backend what a third party's backend would show."""
 
@@ -99,4 +152,5 @@ class OnlyContract:
         return await self._backend.sweep(prefix, limit)
 
 
-PLACES = [Memory, MemoryByContract, SQLite]
+_numbers = itertools.count(1)
+PLACES = [Memory, MemoryByContract, SQLite, Postgres]

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from tests.places import Place
+    from tests.servers.postgres import PostgresServer
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "from-nadia.md"
@@ -307,17 +308,23 @@ async def test_k_an_application_can_implement_a_backend() -> None:
         assert (await store.get(KEY), await store.get(OTHER)) == ({"n": 10}, {})
 
 
-def test_l_no_backend_reaches_over_machines_yet() -> None:
-    absent("postgres", "redis")
-    for url in ("postgresql://host/bot", "redis://host/0"):
-        with pytest.raises(ValueError, match="no store for the scheme"):
-            bs.open_store(url)
+async def test_l_postgres_reaches_over_machines_and_redis_is_to_come(
+    postgres_server: PostgresServer,
+) -> None:
+    url = f"{postgres_server.dsn}?schema=nadia"
+    async with bs.open_store(url) as one, bs.open_store(url) as other:
+        assert await one.update(KEY, count) == {"n": 1}
+        assert await other.update(KEY, count) == {"n": 2}
+    absent("redis")
+    with pytest.raises(ValueError, match="no store for the scheme"):
+        bs.open_store("redis://host/0")
 
 
 def test_m_no_framework_is_needed() -> None:
     code = (
         f"import botsessions, sys; print(botsessions.chat_user_key({UPDATE!r}), *"
-        "{'aiogram', 'apsw', 'telebot', 'telegram', 'typer'}.intersection(sys.modules))"
+        "{'aiogram', 'apsw', 'asyncpg', 'telebot', 'telegram', 'typer'}"
+        ".intersection(sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, check=True, env=environment()

@@ -44,7 +44,7 @@ async def test_options_go_to_the_store_and_to_the_backend(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("url", "options", "error", "message"),
     [
-        ("mysql://x", {}, ValueError, "known: memory://, sqlite://"),
+        ("mysql://x", {}, ValueError, "known: memory://, sqlite://, postgresql://"),
         ("sessions.db", {}, ValueError, "no store for the scheme ''"),
         ("memory://x", {}, ValueError, "takes no path"),
         ("sqlite://", {}, ValueError, "write sqlite:///file.db"),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         SupportsSweeping,
     )
     from botsessions.backends.memory import MemoryBackend
+    from botsessions.backends.postgres import PostgresBackend
     from botsessions.backends.sqlite import SQLiteBackend
     from botsessions.codec import Codec
     from botsessions.derive import (
@@ -69,6 +70,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "backend": ("Backend", "Page", "SupportsListing", "SupportsSweeping"),
     "backends.memory": ("MemoryBackend",),
+    "backends.postgres": ("PostgresBackend",),
     "backends.sqlite": ("SQLiteBackend",),
     "codec": ("Codec",),
     "derive": ("chat_key", "chat_user_key", "topic_key", "topic_user_key", "user_key"),
@@ -127,6 +129,7 @@ __all__ = [
     "OutcomeUnknownError",
     "OverloadedError",
     "Page",
+    "PostgresBackend",
     "Record",
     "SQLiteBackend",
     "SessionError",

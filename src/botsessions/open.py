@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from botsessions.errors import MissingDependencyError
 from botsessions.store import SessionStore
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 def open_store(url: str, **options: Any) -> SessionStore:
     """Make the store that a URL names; ``async with`` or its first use opens it.
 
-    ``memory://`` · ``sqlite:///relative.db`` · ``sqlite:////absolute/path.db``
+    ``memory://`` · ``sqlite:///relative.db`` · ``sqlite:////absolute/path.db`` ·
+    ``postgresql://user@host/database``
 
     Options are those of ``SessionStore`` (``namespace``, ``ttl``, ``types``, …) and of
     the backend (``durability="normal"``); a backend's option that is text may also
@@ -61,6 +62,8 @@ class _Scheme(NamedTuple):
     """What the URL says but for its query, as arguments; it may refuse the URL."""
     texts: frozenset[str]
     """The options that may stand in the query."""
+    takes_query: bool = False
+    """Whether the place takes what else stands there, for its driver."""
 
     def backend(self, url: str, parts: SplitResult, options: dict[str, Any]) -> Backend:
         """Make the backend; an unknown option is refused before anything happens."""
@@ -69,8 +72,10 @@ class _Scheme(NamedTuple):
         known = set(inspect.signature(make).parameters) - set(place)
         _check_options(options, known | _STORE_OPTIONS, "open_store")
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
-        _check_options(query, self.texts, "a URL of this scheme")
-        made: Backend = make(**place, **{**query, **options})
+        if not self.takes_query:
+            _check_options(query, self.texts, "a URL of this scheme")
+        ours = {name: query[name] for name in query if name in self.texts}
+        made: Backend = make(**place, **{**ours, **options})
         return made
 
     def _imported(self) -> Any:
@@ -113,6 +118,13 @@ def _sqlite(url: str, parts: SplitResult) -> dict[str, Any]:
     return {"path": path}
 
 
+def _postgres(_: str, parts: SplitResult) -> dict[str, Any]:
+    """Keep what is libpq's in the URL: all of the query but our own options."""
+    query = [pair for pair in parse_qsl(parts.query) if pair[0] not in _POSTGRES_TEXTS]
+    return {"dsn": parts._replace(query=urlencode(query)).geturl()}
+
+
+_POSTGRES_TEXTS = frozenset({"schema", "table", "application_name"})
 _SCHEMES = {
     "memory": _Scheme(
         "botsessions.backends.memory", "MemoryBackend", None, _memory, frozenset()
@@ -123,6 +135,14 @@ _SCHEMES = {
         None,
         _sqlite,
         frozenset({"durability"}),
+    ),
+    "postgresql": _Scheme(
+        "botsessions.backends.postgres",
+        "PostgresBackend",
+        "postgres",
+        _postgres,
+        _POSTGRES_TEXTS,
+        takes_query=True,
     ),
 }
 _STORE_OPTIONS = frozenset(inspect.signature(SessionStore).parameters) - {"backend"}

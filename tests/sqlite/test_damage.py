@@ -137,7 +137,7 @@ def put_text(path: str, key: SessionKey, column: str) -> None:
     """
     rule = "UPDATE sqlite_schema SET sql = replace(sql, ?, ?) WHERE type = 'table'"
     strict, lax = ") STRICT", ") /*     */"
-    change = f"UPDATE botsessions SET {column} = 'text' WHERE k = ?"  # noqa: S608
+    change = f"UPDATE botsessions SET {column} = 'text' WHERE k = ?"
     for statement, *values in (
         (rule, strict, lax),
         (change, f"sessions/{key}"),

@@ -1,0 +1,158 @@
+"""A PostgreSQL server of our own, in a temporary directory, on a free port.
+
+PostgreSQL refuses to run as root; then it runs as the user that its package made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+T = TypeVar("T")
+
+PATIENCE = 30.0
+
+
+def programs() -> Path | None:
+    """Return the directory of the newest PostgreSQL server, or None."""
+    found = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/initdb"),
+        key=lambda path: int(path.parts[-3]),
+    )
+    in_path = shutil.which("initdb")
+    if found:
+        return found[-1].parent
+    return Path(in_path).resolve().parent if in_path else None
+
+
+class PostgresServer:
+    """Started at once; ``kill`` and ``start`` again as often as a test likes."""
+
+    def __init__(self, directory: Path) -> None:
+        there = programs()
+        assert there is not None
+        self._programs = there
+        self._data = directory / "data"
+        self.port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._user = "postgres" if os.geteuid() == 0 else None
+        if self._user is not None:
+            # Its user must be able to reach the directory, and own what is in it.
+            for parent in (directory, *directory.parents):
+                if parent.stat().st_uid == 0 and len(parent.parts) > 2:
+                    parent.chmod(parent.stat().st_mode | 0o011)
+            owner = pwd.getpwnam(self._user)
+            os.chown(directory, owner.pw_uid, owner.pw_gid)
+        self._run(
+            *("initdb", "-D", str(self._data), "-U", "bot", "-A", "trust"),
+            *("-E", "UTF8", "--locale=C.UTF-8", "--no-sync"),
+        )
+        self.start()
+
+    @property
+    def dsn(self) -> str:
+        return f"postgresql://bot@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        settings = {
+            "port": self.port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": self._data,
+            "max_connections": 200,
+            "log_min_messages": "warning",
+        }
+        options = [f"--{name}={value}" for name, value in settings.items()]
+        with (self._data.parent / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(self._programs / "postgres"), "-D", str(self._data), *options],
+                user=self._user,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self.execute("SELECT 1")
+            except (OSError, asyncpg.PostgresError):
+                assert time.monotonic() < until, "PostgreSQL does not answer"
+                assert self._process.poll() is None, "PostgreSQL ended at once"
+                time.sleep(0.05)
+            else:
+                return
+
+    def stop(self) -> None:
+        """Stop the server in order."""
+        self._end(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End the server as a power cut would: all of its processes at once."""
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        for pid in (str(self._process.pid), *children.read_text().split()):
+            os.kill(int(pid), signal.SIGKILL)
+        self._process.wait()
+
+    def execute(self, *statements: str) -> list[Any]:
+        """Run statements one after the other; return the rows of the last."""
+
+        async def run() -> list[Any]:
+            connection = await asyncpg.connect(self.dsn)
+            try:
+                for statement in statements[:-1]:
+                    await connection.execute(statement)
+                return await connection.fetch(statements[-1])
+            finally:
+                await connection.close()
+
+        return aside(run())
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(self._programs / program), *arguments]
+        subprocess.run(command, user=self._user, check=True, capture_output=True)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(PATIENCE)
+            self._process = None
+
+
+def aside(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on a loop of its own, whether one is running here or not."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(asyncio.run(work))
+        except BaseException as exc:  # noqa: BLE001 - raised again, over there
+            errors.append(exc)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
