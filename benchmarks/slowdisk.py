@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,8 @@ int fsync(int fd) { return later("fsync", fd); }
 
 
 async def report() -> list[str]:
+    if shutil.which("cc") is None:
+        return ["not measured: it takes a C compiler (cc)"]
     with tempfile.TemporaryDirectory() as directory:
         return _measure(_build(Path(directory))).splitlines()
 
