@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from tests.places import PLACES, Place
+from tests.servers.pgbouncer import PROGRAM, PgBouncer
 from tests.servers.postgres import PostgresServer, programs
 
 if TYPE_CHECKING:
@@ -35,6 +36,18 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     server = [] if kind.server is None else [request.getfixturevalue(kind.server)]
     made: Place = kind(tmp_path, *server)
     return made
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(
+    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[PgBouncer]:
+    """Return a PgBouncer with three connections to that server."""
+    if PROGRAM is None:
+        missing("PgBouncer (apt-get install pgbouncer)")
+    made = PgBouncer(tmp_path_factory.mktemp("pgbouncer"), postgres_server, 3)
+    yield made
+    made.stop()
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import botsessions as bs
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.servers.pgbouncer import PgBouncer
     from tests.servers.postgres import PostgresServer
 
 KEYS = [bs.SessionKey(chat_id=number) for number in range(50)]
@@ -254,6 +255,23 @@ def test_connections_are_closed_with_the_last_store(
     for _ in range(2):  # each time on another event loop
         asyncio.run(use())
     assert postgres_server.execute(theirs) == []
+
+
+async def test_many_stores_share_the_few_connections_of_a_pgbouncer(
+    postgres_server: PostgresServer, pgbouncer: PgBouncer, schema: str
+) -> None:
+    url = f"{pgbouncer.dsn}?schema={schema}"
+    stores = [bs.open_store(url, pgbouncer=True) for _ in range(8)]
+    log, rng = Log(), random.Random(4)
+
+    async def caller(store: bs.SessionStore) -> None:
+        for _ in range(10):
+            await log.note(store, rng.choice(KEYS))
+
+    await asyncio.gather(*(caller(store) for store in stores for _ in range(6)))
+    assert len(log.acknowledged) == 8 * 6 * 10
+    await log.check(stores[0])
+    await asyncio.gather(*(store.aclose() for store in stores))
 
 
 def _count(session: dict[Any, Any]) -> dict[Any, Any]:

@@ -47,15 +47,15 @@ class PostgresServer:
         assert there is not None
         self._programs = there
         self._data = directory / "data"
-        self.port = _free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
-        self._user = "postgres" if os.geteuid() == 0 else None
-        if self._user is not None:
+        self.user = "postgres" if os.geteuid() == 0 else None
+        if self.user is not None:
             # Its user must be able to reach the directory, and own what is in it.
             for parent in (directory, *directory.parents):
                 if parent.stat().st_uid == 0 and len(parent.parts) > 2:
                     parent.chmod(parent.stat().st_mode | 0o011)
-            owner = pwd.getpwnam(self._user)
+            owner = pwd.getpwnam(self.user)
             os.chown(directory, owner.pw_uid, owner.pw_gid)
         self._run(
             *("initdb", "-D", str(self._data), "-U", "bot", "-A", "trust"),
@@ -80,7 +80,7 @@ class PostgresServer:
         with (self._data.parent / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [str(self._programs / "postgres"), "-D", str(self._data), *options],
-                user=self._user,
+                user=self.user,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
             )
@@ -123,7 +123,7 @@ class PostgresServer:
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self._programs / program), *arguments]
-        subprocess.run(command, user=self._user, check=True, capture_output=True)
+        subprocess.run(command, user=self.user, check=True, capture_output=True)
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:
@@ -151,7 +151,8 @@ def aside(work: Coroutine[Any, Any, T]) -> T:
     return results[0]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port on which nobody listens just now."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port: int = taken.getsockname()[1]

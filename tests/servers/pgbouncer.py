@@ -1,0 +1,58 @@
+"""A PgBouncer of our own in front of a PostgreSQL server, in transaction mode."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+from tests.servers.postgres import PATIENCE, free_port
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.servers.postgres import PostgresServer
+
+PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+
+
+class PgBouncer:
+    """Shares few connections of a server among many clients, for a transaction each."""
+
+    def __init__(self, directory: Path, server: PostgresServer, pool_size: int) -> None:
+        assert PROGRAM is not None
+        port = free_port()
+        self.dsn = f"postgresql://bot@127.0.0.1:{port}/postgres"
+        users, settings = directory / "users", directory / "settings"
+        users.write_text('"bot" ""\n')
+        settings.write_text(
+            f"[databases]\npostgres = host=127.0.0.1 port={server.port}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
+            f"unix_socket_dir =\nauth_type = trust\nauth_file = {users}\n"
+            f"pool_mode = transaction\ndefault_pool_size = {pool_size}\n"
+        )
+        if server.user is not None:
+            for path in (directory, users, settings):
+                shutil.chown(path, user=server.user)
+        with (directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [PROGRAM, str(settings)], user=server.user, stdout=log, stderr=log
+            )
+        until = time.monotonic() + PATIENCE
+        while not _answers(port):
+            assert time.monotonic() < until, "PgBouncer does not answer"
+            assert self._process.poll() is None, "PgBouncer ended at once"
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.wait(PATIENCE)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == 0
