@@ -2,5 +2,5 @@
 
 ``python -m benchmarks`` prints every table, ``python -m benchmarks NAME`` one. A module
 for each question: ``memory``, ``footprint``, ``sqlite``, ``slowdisk``, ``neighbour``,
-``startup``.
+``postgres``, ``startup``.
 """

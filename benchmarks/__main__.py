@@ -11,7 +11,15 @@ from importlib import import_module
 from benchmarks.measure import say
 from benchmarks.sessions import check
 
-NAMES = ("memory", "footprint", "sqlite", "slowdisk", "neighbour", "startup")
+NAMES = (
+    "memory",
+    "footprint",
+    "sqlite",
+    "slowdisk",
+    "neighbour",
+    "postgres",
+    "startup",
+)
 
 
 def main() -> None:

@@ -95,8 +95,8 @@ async def _report(directory: Path, rounds: int) -> list[Row]:
         ) -> Any:
             return await alternate(
                 {
-                    "ours": lambda: _drive(ours, callers, ours_each, spread),
-                    "theirs": lambda: _drive(theirs, callers, theirs_each, spread),
+                    "ours": lambda: drive(ours, callers, ours_each, spread),
+                    "theirs": lambda: drive(theirs, callers, theirs_each, spread),
                 },
                 rounds,
             )
@@ -124,7 +124,7 @@ async def _report(directory: Path, rounds: int) -> list[Row]:
     return rows
 
 
-async def _drive(
+async def drive(
     update: Callable[[int], Awaitable[object]], callers: int, each: int, spread: int
 ) -> Run:
     latencies: list[float] = []
