@@ -70,6 +70,8 @@ class PostgresBackend:
             settings |= {
                 "statement_timeout": f"{statement_timeout * 1000:.0f}",
                 "lock_timeout": f"{lock_timeout * 1000:.0f}",
+                # A plan made while the table is small would be kept when it has grown.
+                "enable_seqscan": "off",
             }
         self._pgbouncer = pgbouncer
         parts = urlsplit(dsn)
