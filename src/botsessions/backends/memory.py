@@ -101,7 +101,9 @@ class MemoryBackend:
     ) -> InlineTable:
         """Give an engine the records; a second event loop makes them shared."""
         with self._lock:
-            if self._owner is None or not self._attached or self._owner.is_closed():
+            # Not while anybody is attached, even if the owner's loop is closed: others
+            # may have shared the records with it, and still use them.
+            if self._owner is None or not self._attached:
                 self._move_to(loop)
             self._attached += 1
             table = self._table(prefix)
