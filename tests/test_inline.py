@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import botsessions as bs
+from botsessions.backend import SHARED
 from tests.test_codec import REFUSED, same, sessions
 
 if TYPE_CHECKING:
@@ -161,6 +162,18 @@ def test_many_event_loops_share_one_memory_backend() -> None:
                 assert await store.get(key) == {"n": [1] * 6}
 
     asyncio.run(check())
+
+
+def test_who_comes_after_a_closed_owner_shares_with_those_who_are_there() -> None:
+    backend = bs.MemoryBackend()
+    owner, guest, newcomer = (asyncio.Runner() for _ in range(3))
+    for runner in (owner, guest, newcomer):
+        assert runner.run(bs.SessionStore(backend).get(KEY)) == {}
+        if runner is guest:
+            owner.close()  # with its store left open
+    assert backend._home.owner is SHARED
+    guest.close()
+    newcomer.close()
 
 
 async def test_a_second_loop_may_come_while_the_first_one_works() -> None:

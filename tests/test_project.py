@@ -24,7 +24,7 @@ REGISTRIES = [
     ".".join(parts)
     for parts in [
         ("pypi", "org"),
-        ("pythonhosted", "org"),
+        ("python" + "hosted", "org"),
         ("anaconda", "org"),
         ("debian", "org"),
         ("npmjs", "org"),

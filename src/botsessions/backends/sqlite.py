@@ -89,10 +89,10 @@ class SQLiteBackend:
     With ``durability="full"`` an acknowledged change survives a power loss; with
     ``"normal"`` it survives the death of the process, but a power loss may undo the
     last ones (never corrupt the file). A missing file is made, unless ``create`` is
-    False. The directory must exist, on a local disk:
-    network file systems are refused where they can be told. Beside the file lie its
-    ``-wal`` and ``-shm``; copy a database that is in use with SQLite's backup, not with
-    ``cp``. ``clock`` returns seconds since the epoch.
+    False. The directory must exist, on a local disk: network file systems are refused
+    where they can be told. Beside the file lie its ``-wal`` and ``-shm``; copy a
+    database that is in use with SQLite's backup, not with ``cp``. ``clock`` returns
+    seconds since the epoch.
     """
 
     concurrent_batches = 1
