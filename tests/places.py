@@ -20,7 +20,7 @@ from botsessions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
     from botsessions import Loaded, Write
@@ -145,8 +145,8 @@ class OnlyContract:
     async def commit(self, writes: Sequence[Write]) -> Sequence[bool]:
         return await self._backend.commit(writes)
 
-    async def list_page(self, prefix: str, after: str, limit: int) -> Page:
-        return await self._backend.list_page(prefix, after, limit)
+    def list_pages(self, prefix: str, after: str, limit: int) -> AsyncIterator[Page]:
+        return self._backend.list_pages(prefix, after, limit)
 
     async def sweep(self, prefix: str, limit: int) -> int:
         return await self._backend.sweep(prefix, limit)

@@ -37,6 +37,7 @@ from tests.updates.samples import SAMPLES, UPDATE_TYPES, Document
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from botsessions.backend import Outcome
     from tests.places import Place
     from tests.servers.postgres import PostgresServer
 
@@ -109,7 +110,7 @@ class Plain:
         self.calls.append("load")
         return await self.inner.load(keys)
 
-    async def commit(self, writes: Sequence[bs.Write]) -> Sequence[bool]:
+    async def commit(self, writes: Sequence[bs.Write]) -> Sequence[Outcome]:
         self.calls.append("commit")
         self.writes += writes
         return await self.inner.commit(writes)
@@ -118,7 +119,7 @@ class Plain:
 class Contested(Plain):
     """Another process always wins the race for KEY."""
 
-    async def commit(self, writes: Sequence[bs.Write]) -> Sequence[bool]:
+    async def commit(self, writes: Sequence[bs.Write]) -> Sequence[Outcome]:
         return [
             not write.key.endswith(f"/{KEY}") and (await self.inner.commit([write]))[0]
             for write in writes
@@ -128,7 +129,7 @@ class Contested(Plain):
 class Broken(Plain):
     """Can write nothing, and knows it."""
 
-    async def commit(self, writes: Sequence[bs.Write]) -> Sequence[bool]:
+    async def commit(self, writes: Sequence[bs.Write]) -> Sequence[Outcome]:
         self.calls.append("commit")
         raise bs.BackendError("the disk is full") from OSError(28, "no space left")
 
@@ -136,7 +137,7 @@ class Broken(Plain):
 class Forgetful(Plain):
     """Commits, and loses the answer."""
 
-    async def commit(self, writes: Sequence[bs.Write]) -> Sequence[bool]:
+    async def commit(self, writes: Sequence[bs.Write]) -> Sequence[Outcome]:
         await super().commit(writes)
         raise ConnectionResetError
 
@@ -170,6 +171,7 @@ async def opened(place: Place) -> AsyncIterator[bs.Backend]:
 
 async def record_of(backend: bs.Backend, key: bs.SessionKey) -> bs.Record | None:
     (record,) = (await backend.load([f"sessions/{key}"])).records
+    assert not isinstance(record, bs.BackendError)
     return record
 
 
@@ -283,7 +285,7 @@ class OwnBackend:
     async def load(self, keys: Sequence[str]) -> bs.Loaded:
         return bs.Loaded(self.now(), [self.records.get(key) for key in keys])
 
-    async def commit(self, writes: Sequence[bs.Write]) -> Sequence[bool]:
+    async def commit(self, writes: Sequence[bs.Write]) -> Sequence[Outcome]:
         return [self.swap(write) for write in writes]
 
     def swap(self, write: bs.Write) -> bool:

@@ -552,7 +552,7 @@ async def corrupt(place: Place, change: Callable[[bytes], bytes]) -> None:
     await backend.open()
     loaded = await backend.load([f"sessions/{KEY}"])
     (record,) = loaded.records
-    assert record is not None
+    assert isinstance(record, bs.Record)
     spoilt = record._replace(
         value=change(record.value), version=Version(record.version.counter + 1, 7)
     )

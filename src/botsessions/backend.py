@@ -7,14 +7,19 @@ a backend has it by having its methods. The engine (above) is the only caller of
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+from botsessions.errors import BackendError, OutcomeUnknownError
 
 if TYPE_CHECKING:
     import asyncio
     import threading
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from botsessions.record import Loaded, Record, Write
+
+Outcome: TypeAlias = bool | BackendError | OutcomeUnknownError
+"""What became of one write: it landed, it did not, or an error (see ``commit``)."""
 
 
 @runtime_checkable
@@ -45,10 +50,11 @@ class Backend(Protocol):
         """Read the newest committed record of each key, dead ones included.
 
         A load that starts after a commit was acknowledged, to anybody, sees it.
-        Raise ``BackendError`` when that is impossible.
+        Raise ``BackendError`` when that is impossible, or put it in the place of each
+        record that cannot be read.
         """
 
-    async def commit(self, writes: Sequence[Write]) -> Sequence[bool]:
+    async def commit(self, writes: Sequence[Write]) -> Sequence[Outcome]:
         """Compare and swap each write alone; tell for each one whether it landed.
 
         False means that another version is there (or ``not_after`` has passed) and that
@@ -61,31 +67,44 @@ class Backend(Protocol):
 
         Raise ``BackendError`` when it is certain that none of the writes landed or ever
         will, ``OutcomeUnknownError`` when any may have. Any other exception counts as
-        unknown too.
+        unknown too. A backend that knows it of each write (one of several servers is
+        away) puts the error in that write's place instead.
         """
 
 
 class Page(NamedTuple):
     """One page of a listing: keys in ascending order with their records.
 
-    ``last`` tells that nothing follows; a page may be short without that.
+    ``now`` is the backend's clock (milliseconds) at the time of the reading.
     """
 
     now: int
     entries: Sequence[tuple[str, Record]]
-    last: bool
 
 
 @runtime_checkable
 class SupportsListing(Protocol):
     """Can walk its keys in ascending order (by code point), page by page."""
 
-    async def list_page(self, prefix: str, after: str, limit: int) -> Page:
-        """Return up to ``limit`` records whose key starts so and is above ``after``.
+    def list_pages(self, prefix: str, after: str, limit: int) -> AsyncIterator[Page]:
+        """Walk the records whose key starts so and is above ``after``.
 
-        Dead records may be among them. A page that would grow large may hold fewer, but
-        at least one unless nothing is left.
+        Dead records may be among them. A page holds at most ``limit``, fewer if they
+        are large; nothing is held open between two pages. What exists from the first
+        page to the last comes once.
         """
+
+
+async def read_pages(
+    read: Callable[[str], Awaitable[tuple[Page, bool]]], after: str
+) -> AsyncIterator[Page]:
+    """Walk a backend that can read on from any key: ``read`` tells if that was all."""
+    while True:
+        page, last = await read(after)
+        yield page
+        if last:
+            return
+        after = page.entries[-1][0]
 
 
 @runtime_checkable

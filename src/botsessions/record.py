@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from botsessions.errors import BackendError
+
 # A dead record (expired or deleted) stays for this long so that a write that was sent
 # before it died, and arrives late, still finds the version it must not match.
 GRACE_MS = 60_000
@@ -73,11 +75,12 @@ class Write(NamedTuple):
 class Loaded(NamedTuple):
     """What a load saw: one record, or None, for each key asked for, in that order.
 
+    An error in the place of a record says that this key alone could not be read.
     ``now`` is the backend's clock (milliseconds) at the time of the reading.
     """
 
     now: int
-    records: Sequence[Record | None]
+    records: Sequence[Record | BackendError | None]
 
 
 def tokens(record: Record) -> list[int]:

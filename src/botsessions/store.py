@@ -326,18 +326,14 @@ class SessionStore:
         if not isinstance(backend, SupportsListing):
             raise self._lacks("keys and items", "SupportsListing")
         prefix = self._prefix + _narrowest(wanted)
-        last = self._prefix + (_text(after) if after is not None else "")
-        while True:
-            page = await backend.list_page(prefix, last, _PAGE)
+        begin = self._prefix + (_text(after) if after is not None else "")
+        async for page in backend.list_pages(prefix, begin, _PAGE):
             for text, record in page.entries:
                 if record.is_gone(page.now):
                     continue
                 key = _key(text.removeprefix(self._prefix))
                 if all(getattr(key, name) == value for name, value in wanted.items()):
                     yield key, record
-            if page.last or not page.entries:
-                return
-            last = page.entries[-1][0]
 
     def _lacks(self, what: str, ability: str) -> BackendError:
         name = type(self._backend).__name__

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from botsessions import SessionKey, SQLiteBackend, Version, Write, open_store
+from botsessions import (
+    Record,
+    SessionKey,
+    SQLiteBackend,
+    Version,
+    Write,
+    open_store,
+)
 from botsessions.cli import main
 from tests.cli.tool import Result
 
@@ -87,7 +94,7 @@ class Sessions:
             names = [f"sessions/{key}" for key in keys]
             now, records = await backend.load(names)
             for name, record in zip(names, records, strict=True):
-                assert record is not None
+                assert isinstance(record, Record)
                 version = Version(record.version.counter + 1, 0)
                 junk = record._replace(version=version, value=b"junk")
                 write = Write(name, record.version, junk, now + 10_000)

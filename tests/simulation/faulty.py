@@ -25,10 +25,17 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Iterator, Mapping, Sequence
 
+    from botsessions.backend import Outcome
     from botsessions.record import Loaded, Write
     from tests.simulation.server import Server
 
 F = TypeVar("F", bound=enum.Enum)
+
+_REFUSED = BackendError("injected: this one refused")
+_AWAY = BackendUnavailableError("injected: this one's server is away")
+_REQUEST_LOST = OutcomeUnknownError("injected: this one's request lost")
+_ANSWER_LOST = OutcomeUnknownError("injected: this one's answer lost")
+_FATES = (_REFUSED, _AWAY, _REQUEST_LOST, _ANSWER_LOST)
 
 
 class CommitFault(enum.Enum):
@@ -42,6 +49,7 @@ class CommitFault(enum.Enum):
     SLOW = "slow"
     REFUSED = "refused"
     UNAVAILABLE = "unavailable"
+    EACH = "each write fares on its own"
 
 
 class LoadFault(enum.Enum):
@@ -52,6 +60,7 @@ class LoadFault(enum.Enum):
     BROKEN = "some exception"
     REFUSED = "refused"
     UNAVAILABLE = "unavailable"
+    EACH = "some keys refused, the others read"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,9 +147,12 @@ class FaultyBackend:
                 raise BackendUnavailableError("injected: unavailable")
         loaded = self._server.load(keys)
         await self._travel()
+        if fault is LoadFault.EACH:
+            records = [self._rng.choice([r, _REFUSED, _AWAY]) for r in loaded.records]
+            return loaded._replace(records=records)
         return loaded
 
-    async def commit(self, writes: Sequence[Write]) -> Sequence[bool]:
+    async def commit(self, writes: Sequence[Write]) -> Sequence[Outcome]:
         with self._watched([write.key for write in writes]):
             attempt = Attempt({write.key for write in writes}, self._server.tick())
             self.attempts.append(attempt)
@@ -150,6 +162,12 @@ class FaultyBackend:
                 attempt.settled = self._server.tick()
                 raise
             attempt.settled = self._server.tick()
+            unknown = {
+                write.key
+                for write, outcome in zip(writes, answer, strict=True)
+                if isinstance(outcome, OutcomeUnknownError)
+            }
+            self.attempts.append(Attempt(unknown, attempt.sent))
             self._log("is told", *answer)
             return answer
 
@@ -157,7 +175,7 @@ class FaultyBackend:
         await self._travel()
         return self._server.sweep(prefix, limit)
 
-    async def _commit(self, writes: Sequence[Write]) -> Sequence[bool]:
+    async def _commit(self, writes: Sequence[Write]) -> Sequence[Outcome]:
         fault = self._draw(self.faults.commit)
         keys = [write.key for write in writes]
         self._log("commits", fault, *keys)
@@ -186,7 +204,27 @@ class FaultyBackend:
             case CommitFault.TWICE:
                 # Never ahead of the other: "False" must mean that no copy has landed.
                 self._send(writes, trip + self._rng.random() * self.faults.late)
+            case CommitFault.EACH:
+                return await self._commit_each(writes, trip)
         return await self._send(writes, trip)
+
+    async def _commit_each(
+        self, writes: Sequence[Write], trip: float
+    ) -> Sequence[Outcome]:
+        """Answer some, refuse some, and lose the requests or the answers of others."""
+        fates = [self._rng.choice([None, None, *_FATES]) for _ in writes]
+        sent = [
+            write
+            for write, fate in zip(writes, fates, strict=True)
+            if fate in (None, _ANSWER_LOST)
+        ]
+        landed = dict(
+            zip((w.key for w in sent), await self._send(sent, trip), strict=True)
+        )
+        return [
+            landed[write.key] if fate is None else fate
+            for write, fate in zip(writes, fates, strict=True)
+        ]
 
     def _send(
         self, writes: Sequence[Write], delay: float

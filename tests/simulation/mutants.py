@@ -213,7 +213,7 @@ MUTANTS = [
         "unknown taken for success",
         "lost answers",
         _BATCHED,
-        {"lane.doubtful = write": "self._answer(lane); continue"},
+        {"lane.doubtful = write": "return self._answer(lane)"},
     ),
     Mutant(
         "unknown taken for failure, and run again",
@@ -225,15 +225,41 @@ MUTANTS = [
         "unknown told as failure",
         "silence",
         _BATCHED,
-        {"lane.doubtful = write": "self._fail(lane, BackendError()); continue"},
+        {"lane.doubtful = write": "return self._fail(lane, BackendError())"},
+    ),
+    Mutant(
+        "unknown of one write taken for a conflict",
+        "several servers, one of them away",
+        _BATCHED,
+        {"lane.doubtful = write": "pass"},
+    ),
+    Mutant(
+        "record that cannot be read taken for none",
+        "several servers, one of them away",
+        _BATCHED,
+        {
+            "                self._not_done(lane, record)\n                continue": (
+                "                record = None"
+            )
+        },
+    ),
+    Mutant(
+        "record that cannot be read shown as none",
+        "several servers, one of them away",
+        _READER,
+        {
+            "                self._refuse(reads, record)\n                continue": (
+                "                record = None"
+            )
+        },
     ),
     Mutant(
         "conflict of a doubtful write taken for a loss",
         "late and refused",
         _BATCHED,
         {
-            "                if did:\n": (
-                "                lane.doubtful = None\n                if did:\n"
+            "        elif outcome:\n": (
+                "        elif [setattr(lane, 'doubtful', None)] and outcome:\n"
             )
         },
     ),
@@ -332,12 +358,12 @@ MUTANTS = [
                 "            record = known.get(lane.key, record)\n"
                 "            write = self._next_write("
             ),
-            "                if did:\n": (
-                "                known = self.__dict__.setdefault('known', {})\n"
-                "                known.pop(lane.key, None)\n"
-                "                if did:\n"
-                "                    write = writes[lanes.index(lane)]\n"
-                "                    known[lane.key] = write.record\n"
+            "        if isinstance(outcome, OutcomeUnknownError):\n": (
+                "        known = self.__dict__.setdefault('known', {})\n"
+                "        known.pop(lane.key, None)\n"
+                "        if outcome is True:\n"
+                "            known[lane.key] = write.record\n"
+                "        if isinstance(outcome, OutcomeUnknownError):\n"
             ),
         },
     ),
@@ -346,9 +372,8 @@ MUTANTS = [
         "several processes",
         _BATCHED,
         {
-            "                if did:\n": (
-                "                [o.answer() for o in lane.taken if o.error]\n"
-                "                if did:\n"
+            "        elif outcome:\n": (
+                "        elif ([o.answer() for o in lane.taken if o.error], outcome)[1]:\n"
             )
         },
     ),
@@ -357,11 +382,9 @@ MUTANTS = [
         "several processes",
         _BATCHED,
         {
-            "                if did:\n": (
-                "                if not did:\n"
-                "                    kept = filter(lambda o: not o.error, lane.taken)\n"
-                "                    lane.taken = list(kept)\n"
-                "                if did:\n"
+            "            self._fail_late(lane, self._loop.time())\n": (
+                "            lane.taken = [o for o in lane.taken if not o.error]\n"
+                "            self._fail_late(lane, self._loop.time())\n"
             )
         },
     ),

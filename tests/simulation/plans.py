@@ -138,6 +138,13 @@ PLANS = [
         unknown=0.01,
     ),
     Plan(
+        name="several servers, one of them away",
+        keys=5,
+        mix=_ALL,
+        faults=Faults(commit={CommitFault.EACH: 0.3}, load={LoadFault.EACH: 0.1}),
+        concurrent_batches=2,
+    ),
+    Plan(
         name="created and deleted",
         processes=3,
         callers=2,

@@ -118,6 +118,7 @@ class Server:
         found = self.load([place]).records[0]
         if found is None:
             return
+        assert isinstance(found, Record)
         counter, token = found.version
         now = self.clock.now()
         stray = Record(

@@ -220,13 +220,10 @@ async def test_pages_are_bounded_in_bytes_and_none_is_left_out(
     async with SessionStore(backend) as store:
         for key in large:
             await store.put(key, {"text": "x" * (MB - 100)})
-        sizes, last = [], "sessions/"
-        while True:
-            page = await backend.list_page("sessions/", last, 500)
-            sizes.append([len(record.value) for _, record in page.entries])
-            if page.last:
-                break
-            last = page.entries[-1][0]
+        sizes = [
+            [len(record.value) for _, record in page.entries]
+            async for page in backend.list_pages("sessions/", "", 500)
+        ]
         assert max(map(sum, sizes)) <= 9 * MB
         assert len(sizes) > 2
         assert sum(map(len, sizes)) == len(large)

@@ -343,7 +343,7 @@ async def test_a_backend_that_was_never_opened_says_so(path: str) -> None:
         backend.load(["a"]),
         backend.load([str(number) for number in range(100)]),
         backend.commit([]),
-        backend.list_page("", "", 1),
+        anext(backend.list_pages("", "", 1)),
         backend.sweep("", 1),
     ):
         with pytest.raises(BackendError, match="is not open") as refused:

@@ -15,11 +15,11 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
-from botsessions.backend import SHARED, Home, InlineTable, Page
+from botsessions.backend import SHARED, Home, InlineTable, Page, read_pages
 from botsessions.record import GRACE_MS, Loaded, Record, Version, Write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from botsessions.backend import RunsOn
 
@@ -64,15 +64,22 @@ class MemoryBackend:
         with self._exclusively():
             return [self._swap(write) for write in writes]
 
-    async def list_page(self, prefix: str, after: str, limit: int) -> Page:
+    def list_pages(self, prefix: str, after: str, limit: int) -> AsyncIterator[Page]:
         """Walk keys in order. Each page looks at every key once."""
+
+        async def read(after: str) -> tuple[Page, bool]:
+            return self._page(prefix, after, limit)
+
+        return read_pages(read, after)
+
+    def _page(self, prefix: str, after: str, limit: int) -> tuple[Page, bool]:
         with self._exclusively():
             keys = heapq.nsmallest(
                 limit, (k for k in self._keys() if k.startswith(prefix) and k > after)
             )
             found = ((key, self._record(key)) for key in keys)
             entries = [(key, record) for key, record in found if record is not None]
-            return Page(self.now(), entries, last=len(keys) < limit)
+            return Page(self.now(), entries), len(keys) < limit
 
     async def sweep(self, prefix: str, limit: int) -> int:
         """Remove what has been dead for the grace period."""

@@ -15,14 +15,14 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from botsessions.backend import Page
+from botsessions.backend import Page, read_pages
 from botsessions.backends.postgres_pool import CUT_OFF, Connections, refused
 from botsessions.backends.postgres_table import Statements, prepare
 from botsessions.errors import OutcomeUnknownError
 from botsessions.record import Loaded, Record, Version
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from botsessions.record import Write
 
@@ -129,14 +129,18 @@ class PostgresBackend:
             raise refused(exc, self._where) from exc
         return [write.key in landed for write in writes]
 
-    async def list_page(self, prefix: str, after: str, limit: int) -> Page:
-        """Read a page of records in the order of their keys."""
-        bounds = (after, prefix, prefix + _END, limit, _PAGE_BYTES)
-        rows = await self._read(self._sql.list, *bounds)
-        entries = [(row[1], _record(row)) for row in rows]
-        size = sum(len(record.value) for _, record in entries)
-        last = len(entries) < limit and size < _PAGE_BYTES
-        return Page(rows[0][0] if rows else 0, entries, last)
+    def list_pages(self, prefix: str, after: str, limit: int) -> AsyncIterator[Page]:
+        """Read pages of records in the order of their keys."""
+
+        async def read(after: str) -> tuple[Page, bool]:
+            bounds = (after, prefix, prefix + _END, limit, _PAGE_BYTES)
+            rows = await self._read(self._sql.list, *bounds)
+            entries = [(row[1], _record(row)) for row in rows]
+            size = sum(len(record.value) for _, record in entries)
+            last = len(entries) < limit and size < _PAGE_BYTES
+            return Page(rows[0][0] if rows else 0, entries), last
+
+        return read_pages(read, after)
 
     async def sweep(self, prefix: str, limit: int) -> int:
         """Delete what has been dead for the grace period, but what others lock."""

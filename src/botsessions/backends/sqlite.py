@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import apsw
 
-from botsessions.backend import Page
+from botsessions.backend import Page, read_pages
 from botsessions.backends import sqlite_file
 from botsessions.backends.sqlite_errors import translated
 from botsessions.backends.sqlite_thread import ConnectionThread
@@ -34,7 +34,7 @@ from botsessions.errors import (
 from botsessions.record import GRACE_MS, Loaded, Record, Version, Write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
 T = TypeVar("T")
@@ -186,9 +186,13 @@ class SQLiteBackend:
         """Commit all writes in one transaction; acknowledged means durable."""
         return await self._run(self._writer, self._commit, writes)
 
-    async def list_page(self, prefix: str, after: str, limit: int) -> Page:
-        """Read a page of records in the order of their keys."""
-        return await self._run(self._reader, self._list, prefix, after, limit)
+    def list_pages(self, prefix: str, after: str, limit: int) -> AsyncIterator[Page]:
+        """Read pages of records in the order of their keys."""
+
+        async def read(after: str) -> tuple[Page, bool]:
+            return await self._run(self._reader, self._list, prefix, after, limit)
+
+        return read_pages(read, after)
 
     async def sweep(self, prefix: str, limit: int) -> int:
         """Delete what has been dead for the grace period."""
@@ -374,14 +378,14 @@ class SQLiteBackend:
 
     def _list(
         self, connection: apsw.Connection, prefix: str, after: str, limit: int
-    ) -> Page:
+    ) -> tuple[Page, bool]:
         until = self._clock() + _PATIENCE
         found = (after, prefix, prefix + _END, limit)
         return self._patiently(lambda: self._page(connection, found), until)
 
     def _page(
         self, connection: apsw.Connection, found: tuple[str, str, str, int]
-    ) -> Page:
+    ) -> tuple[Page, bool]:
         entries: list[tuple[str, Record]] = []
         size = 0
         cursor: Any = connection.execute(_LIST, found)
@@ -390,10 +394,10 @@ class SQLiteBackend:
                 entries.append((key, _record(*row)))
                 size += len(entries[-1][1].value)
                 if size > _PAGE_BYTES:
-                    return Page(self._now(), entries, last=False)
+                    return Page(self._now(), entries), False
         finally:
             cursor.close()
-        return Page(self._now(), entries, last=len(entries) < found[-1])
+        return Page(self._now(), entries), len(entries) < found[-1]
 
     def _sweep(self, connection: apsw.Connection, prefix: str, limit: int) -> int:
         until = self._clock() + _PATIENCE

@@ -38,12 +38,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
     from contextvars import Context
 
-    from botsessions.backend import Backend
+    from botsessions.backend import Backend, Outcome
     from botsessions.codec import Codec
     from botsessions.engine.calls import Worker
     from botsessions.record import Loaded, Record
 
 MAX_ROWS = 512
+# Fewer are not worth a batch of their own beside another writer's.
+MIN_SHARE = 16
 MAX_BATCH_BYTES = 16 * 1024 * 1024
 # How long functions may hold the event loop before what is done goes out.
 MAX_FUNCTION_SECONDS = 0.005
@@ -87,6 +89,7 @@ class BatchedEngine:
         self._lanes: dict[str, Lane] = {}
         self._ready: deque[Lane] = deque()
         self._idle: list[asyncio.Future[None]] = []
+        self._free_writers = backend.concurrent_batches
         self._watch: asyncio.TimerHandle | None = None
         # A backend that waits until a write's end has a moment left to say so.
         self._calls = Calls(backend, self._window + timeout / LOOKS)
@@ -248,16 +251,27 @@ class BatchedEngine:
                 self._idle.append(idle)
                 await idle
                 continue
-            batch = self._take()
+            batch = self._take(self._share())
             if batch:
+                self._free_writers -= 1
                 await self._flush(worker, batch)
+                self._free_writers += 1
                 # Let the callers that were just answered join the next batch.
                 await asyncio.sleep(0)
 
-    def _take(self) -> list[Lane]:
-        """Take the lanes that are ready, without those who were cancelled."""
+    def _share(self) -> int:
+        """Return how many lanes a free writer takes.
+
+        Callers in lock step would else all ride in one batch, and leave the other
+        writers with nothing to do while it is under way.
+        """
+        share = -(-len(self._ready) // self._free_writers)
+        return min(max(share, MIN_SHARE), MAX_ROWS)
+
+    def _take(self, most: int) -> list[Lane]:
+        """Take lanes that are ready, without those who were cancelled."""
         batch: list[Lane] = []
-        while self._ready and len(batch) < MAX_ROWS:
+        while self._ready and len(batch) < most:
             lane = self._ready.popleft()
             lane.state = State.TAKEN
             if lane.doubtful is None:
@@ -325,6 +339,9 @@ class BatchedEngine:
         left: list[Lane] = []
         size = 0
         for turn, (lane, record) in enumerate(zip(batch, loaded.records, strict=True)):
+            if isinstance(record, BackendError):
+                self._not_done(lane, record)
+                continue
             if turn and (size > MAX_BATCH_BYTES or out_of_time()):
                 lane.state = State.READY
                 left.append(lane)
@@ -419,26 +436,34 @@ class BatchedEngine:
             lane.state = State.SENT
         try:
             landed = await self._calls.commit(worker, writes)
-        except OutcomeUnknownError:
+        except OutcomeUnknownError as exc:
             for lane, write in zip(lanes, writes, strict=True):
-                lane.doubtful = write
-                self._sleep(lane)
+                self._told(lane, write, exc)
         except BackendError as exc:
             # One that is out of reach would fail each half as well.
             if len(lanes) > 1 and not isinstance(exc, BackendUnavailableError):
                 await self._split(worker, lanes, writes)
                 return
-            for lane in lanes:
-                self._not_done(lane, exc)
+            for lane, write in zip(lanes, writes, strict=True):
+                self._told(lane, write, exc)
         else:
-            for lane, did in zip(lanes, landed, strict=True):
-                # If the write was doubtful before, a conflict proves nothing: an
-                # earlier copy may have landed and been replaced. The record will tell.
-                if did:
-                    self._answer(lane)
-                else:
-                    self._sleep(lane)
-                    self._fail_late(lane, self._loop.time())
+            for lane, write, outcome in zip(lanes, writes, landed, strict=True):
+                self._told(lane, write, outcome)
+
+    def _told(self, lane: Lane, write: Write, outcome: Outcome) -> None:
+        """Act on what the backend says of one write."""
+        if isinstance(outcome, OutcomeUnknownError):
+            lane.doubtful = write
+            self._sleep(lane)
+        elif isinstance(outcome, BackendError):
+            self._not_done(lane, outcome)
+        elif outcome:
+            self._answer(lane)
+        else:
+            # If the write was doubtful before, a conflict proves nothing: an earlier
+            # copy may have landed and been replaced. The record will tell.
+            self._sleep(lane)
+            self._fail_late(lane, self._loop.time())
 
     async def _split(
         self, worker: Worker, lanes: list[Lane], writes: list[Write]

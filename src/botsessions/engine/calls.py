@@ -22,7 +22,7 @@ from botsessions.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
-    from botsessions.backend import Backend
+    from botsessions.backend import Backend, Outcome
     from botsessions.record import Loaded, Write
 
 T = TypeVar("T")
@@ -106,7 +106,9 @@ class Calls:
             raise BackendError(f"the backend could not read: {exc!r}") from exc
         return loaded
 
-    async def commit(self, worker: Worker, writes: Sequence[Write]) -> Sequence[bool]:
+    async def commit(
+        self, worker: Worker, writes: Sequence[Write]
+    ) -> Sequence[Outcome]:
         """Commit writes, or raise ``BackendError`` or ``OutcomeUnknownError``."""
         try:
             landed = await self._bounded(worker, self._backend.commit(writes))

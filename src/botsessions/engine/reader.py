@@ -71,9 +71,9 @@ class Reader:
     def fail(self, error: BackendError) -> None:
         """Give all that wait an error."""
         self._idle = None
-        for future in self._futures(self._taken) + self._futures(self._waiting):
-            if not future.done():
-                future.set_exception(own(error))
+        for batch in (self._taken, self._waiting):
+            for reads in batch.values():
+                self._refuse(reads, error)
         self._waiting.clear()
 
     def fail_late(self, now: float, error: Callable[[str], BackendError]) -> None:
@@ -100,12 +100,14 @@ class Reader:
                 for half in (keys[: len(keys) // 2], keys[len(keys) // 2 :]):
                     await self._read(worker, {key: batch[key] for key in half})
                 return
-            for future in self._futures(batch):
-                if not future.done():
-                    future.set_exception(own(exc))
+            for reads in batch.values():
+                self._refuse(reads, exc)
             return
         pairs = zip(batch.items(), loaded.records, strict=True)
         for (key, reads), record in pairs:
+            if isinstance(record, BackendError):
+                self._refuse(reads, record)
+                continue
             gone = record is None or record.is_gone(loaded.now)
             self._answer(key, reads, None if gone else record)
 
@@ -122,5 +124,7 @@ class Reader:
                 future.set_result(session)
 
     @staticmethod
-    def _futures(batch: dict[str, list[_Read]]) -> list[_Future]:
-        return [future for reads in batch.values() for future, _ in reads]
+    def _refuse(reads: list[_Read], error: BackendError) -> None:
+        for future, _ in reads:
+            if not future.done():
+                future.set_exception(own(error))
