@@ -12,6 +12,13 @@ import pytest
 from tests.places import PLACES, Place
 from tests.servers.pgbouncer import PROGRAM, PgBouncer
 from tests.servers.postgres import PostgresServer, programs
+from tests.servers.redis import (
+    SENTINEL,
+    SERVER,
+    RedisCluster,
+    RedisSentinels,
+    RedisServer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,6 +67,41 @@ def postgres_server(
     server = PostgresServer(tmp_path_factory.mktemp("postgres"))
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """Return a running Redis server, the same for all tests."""
+    need_redis()
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_sentinels(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[RedisSentinels]:
+    """Return a master with two replicas and three Sentinels."""
+    need_redis()
+    servers = RedisSentinels(tmp_path_factory.mktemp("sentinels"))
+    yield servers
+    servers.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    """Return a Cluster of three masters and three replicas."""
+    need_redis()
+    cluster = RedisCluster(tmp_path_factory.mktemp("cluster"))
+    yield cluster
+    cluster.stop()
+
+
+def need_redis() -> None:
+    """Go on only where Redis and its Sentinel are installed."""
+    if SERVER is None or SENTINEL is None:
+        missing("Redis (apt-get install redis-server redis-sentinel)")
 
 
 def missing(what: str) -> NoReturn:

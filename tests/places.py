@@ -15,9 +15,11 @@ from botsessions import (
     MemoryBackend,
     Page,
     PostgresBackend,
+    RedisBackend,
     SessionStore,
     SQLiteBackend,
 )
+from botsessions.backends import redis_record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from botsessions import Loaded, Write
     from tests.servers.postgres import PostgresServer
+    from tests.servers.redis import RedisCluster, RedisSentinels, RedisServer
 
 
 class Clock:
@@ -61,11 +64,43 @@ class ServerClock(Clock):
         self._server.execute(f"UPDATE {self._schema}.time SET at = to_timestamp({now})")
 
 
+class RedisClock(Clock):
+    """The same for servers of which nothing but the time is asked of us.
+
+    The backends are told to send the time with each command, instead of asking for it.
+    """
+
+    def __init__(self) -> None:
+        self._now = Clock.now
+        self._backends: list[RedisBackend] = []
+
+    def rule(self, backend: RedisBackend) -> RedisBackend:
+        """Let a backend go by this clock."""
+        self._backends.append(backend)
+        self.now = self._now
+        return backend
+
+    @property
+    def now(self) -> float:
+        return self._now
+
+    @now.setter
+    def now(self, now: float) -> None:
+        self._now = now
+        seconds, rest = divmod(round(now * 1_000_000), 1_000_000)
+        time = f"{{'{seconds}', '{rest}'}}"
+        clock = redis_record.Clock(("EVAL", f"return {time}", "0"), time)
+        for backend in self._backends:
+            backend._clock, backend._script = clock, redis_record.Script(clock)
+
+
 class Place:
     """Somewhere to keep records, and the clock by which they expire."""
 
     server: str | None = None
     """The fixture of the server that it needs."""
+    sweeps_itself = False
+    """Whether the server removes what is dead, and leaves nothing to sweep."""
     clock: Clock
 
     def __init__(self, directory: Path) -> None:
@@ -125,6 +160,37 @@ class Postgres(Place):
         return PostgresBackend(self._dsn, schema=self._schema)
 
 
+class Redis(Place):
+    """A real Redis server, emptied."""
+
+    server = "redis_server"
+    sweeps_itself = True
+    clock: RedisClock
+
+    def __init__(
+        self, directory: Path, server: RedisServer | RedisSentinels | RedisCluster
+    ) -> None:
+        super().__init__(directory)
+        self.clock = RedisClock()
+        self._url = server.url
+        server.empty()
+
+    def backend(self) -> Backend:
+        return self.clock.rule(RedisBackend(self._url))
+
+
+class RedisBehindSentinels(Redis):
+    """Whichever server three Sentinels call the master."""
+
+    server = "redis_sentinels"
+
+
+class RedisInCluster(Redis):
+    """Three masters, each with a third of the keys."""
+
+    server = "redis_cluster"
+
+
 class OnlyContract:
     """Shows of a memory backend what a third party's backend would show."""
 
@@ -153,4 +219,12 @@ class OnlyContract:
 
 
 _numbers = itertools.count(1)
-PLACES = [Memory, MemoryByContract, SQLite, Postgres]
+PLACES = [
+    Memory,
+    MemoryByContract,
+    SQLite,
+    Postgres,
+    Redis,
+    RedisBehindSentinels,
+    RedisInCluster,
+]

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from botsessions.backend import Outcome
     from tests.places import Place
     from tests.servers.postgres import PostgresServer
+    from tests.servers.redis import RedisServer
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "from-nadia.md"
@@ -310,22 +311,20 @@ async def test_k_an_application_can_implement_a_backend() -> None:
         assert (await store.get(KEY), await store.get(OTHER)) == ({"n": 10}, {})
 
 
-async def test_l_postgres_reaches_over_machines_and_redis_is_to_come(
-    postgres_server: PostgresServer,
+async def test_l_postgres_and_redis_reach_over_machines(
+    postgres_server: PostgresServer, redis_server: RedisServer
 ) -> None:
-    url = f"{postgres_server.dsn}?schema=nadia"
-    async with bs.open_store(url) as one, bs.open_store(url) as other:
-        assert await one.update(KEY, count) == {"n": 1}
-        assert await other.update(KEY, count) == {"n": 2}
-    absent("redis")
-    with pytest.raises(ValueError, match="no store for the scheme"):
-        bs.open_store("redis://host/0")
+    redis_server.empty()
+    for url in (f"{postgres_server.dsn}?schema=nadia", redis_server.url):
+        async with bs.open_store(url) as one, bs.open_store(url) as other:
+            assert await one.update(KEY, count) == {"n": 1}
+            assert await other.update(KEY, count) == {"n": 2}
 
 
 def test_m_no_framework_is_needed() -> None:
     code = (
         f"import botsessions, sys; print(botsessions.chat_user_key({UPDATE!r}), *"
-        "{'aiogram', 'apsw', 'asyncpg', 'telebot', 'telegram', 'typer'}"
+        "{'aiogram', 'apsw', 'asyncpg', 'redis', 'telebot', 'telegram', 'typer'}"
         ".intersection(sys.modules))"
     )
     done = subprocess.run(
@@ -859,7 +858,7 @@ async def test_47b_sessions_expire_and_are_swept(place: Place) -> None:
         place.clock.now += 40
         assert await store.get(KEY) == {}
         place.clock.now += 60
-        assert await store.delete_expired() == 1
+        assert await store.delete_expired() == (0 if place.sweeps_itself else 1)
 
 
 async def test_47c_the_sessions_of_a_person_can_be_found_and_deleted(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from botsessions.backends.memory import MemoryBackend
     from botsessions.backends.postgres import PostgresBackend
+    from botsessions.backends.redis import RedisBackend
     from botsessions.backends.sqlite import SQLiteBackend
     from botsessions.codec import Codec
     from botsessions.derive import (
@@ -71,6 +72,7 @@ _HOMES = {
     "backend": ("Backend", "Page", "SupportsListing", "SupportsSweeping"),
     "backends.memory": ("MemoryBackend",),
     "backends.postgres": ("PostgresBackend",),
+    "backends.redis": ("RedisBackend",),
     "backends.sqlite": ("SQLiteBackend",),
     "codec": ("Codec",),
     "derive": ("chat_key", "chat_user_key", "topic_key", "topic_user_key", "user_key"),
@@ -131,6 +133,7 @@ __all__ = [
     "Page",
     "PostgresBackend",
     "Record",
+    "RedisBackend",
     "SQLiteBackend",
     "SessionError",
     "SessionKey",

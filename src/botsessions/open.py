@@ -25,7 +25,9 @@ def open_store(url: str, **options: Any) -> SessionStore:
     """Make the store that a URL names; ``async with`` or its first use opens it.
 
     ``memory://`` · ``sqlite:///relative.db`` · ``sqlite:////absolute/path.db`` ·
-    ``postgresql://user@host/database``
+    ``postgresql://user@host/database`` · ``redis://host:6379/0``, ``rediss://…`` (TLS),
+    ``unix:///redis.sock``, ``redis+sentinel://host:26379,…/master``,
+    ``redis+cluster://host:6379,…`` (the same with ``valkey``)
 
     Options are those of ``SessionStore`` (``namespace``, ``ttl``, ``types``, …) and of
     the backend (``durability="normal"``); a backend's option that is text may also
@@ -124,7 +126,22 @@ def _postgres(_: str, parts: SplitResult) -> dict[str, Any]:
     return {"dsn": parts._replace(query=urlencode(query)).geturl()}
 
 
+def _redis(_: str, parts: SplitResult) -> dict[str, Any]:
+    """Keep what is the driver's in the URL: all of the query but our own options."""
+    query = [pair for pair in parse_qsl(parts.query) if pair[0] not in _REDIS_TEXTS]
+    return {"url": parts._replace(query=urlencode(query)).geturl()}
+
+
 _POSTGRES_TEXTS = frozenset({"schema", "table", "application_name"})
+_REDIS_TEXTS = frozenset({"client_name"})
+_REDIS = _Scheme(
+    "botsessions.backends.redis",
+    "RedisBackend",
+    "redis",
+    _redis,
+    _REDIS_TEXTS,
+    takes_query=True,
+)
 _SCHEMES = {
     "memory": _Scheme(
         "botsessions.backends.memory", "MemoryBackend", None, _memory, frozenset()
@@ -143,6 +160,15 @@ _SCHEMES = {
         _postgres,
         _POSTGRES_TEXTS,
         takes_query=True,
+    ),
+    **dict.fromkeys(
+        (
+            *("redis", "rediss", "valkey", "valkeys", "unix"),
+            *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
+            *("valkey+sentinel", "valkeys+sentinel"),
+            *("valkey+cluster", "valkeys+cluster"),
+        ),
+        _REDIS,
     ),
 }
 _STORE_OPTIONS = frozenset(inspect.signature(SessionStore).parameters) - {"backend"}

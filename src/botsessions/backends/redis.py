@@ -1,0 +1,443 @@
+"""Records in Redis or Valkey: one server, one behind Sentinel, or a Cluster.
+
+A batch is one round trip to each server concerned. One server swaps all records of a
+batch in one call of a script; in a Cluster each slot takes a call of its own. What a
+server refuses, or does not answer, concerns its keys alone.
+
+Neighbours: ``backend`` (the contract), ``redis_record`` (what is stored, the script),
+``redis_nodes`` (connections, and who has which key), ``redis_url``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import (
+    AskError,
+    ClusterError,
+    MovedError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    TryAgainError,
+)
+
+from botsessions.backend import Page
+from botsessions.backends.redis_nodes import Part, away
+from botsessions.backends.redis_record import Clock, Script, unpacked
+from botsessions.backends.redis_url import Place
+from botsessions.errors import (
+    BackendError,
+    BackendUnavailableError,
+    OutcomeUnknownError,
+)
+from botsessions.record import Loaded
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from botsessions.backend import Outcome
+    from botsessions.backends.redis_nodes import Command, Node, Servers
+    from botsessions.record import Write
+
+# How often a key is looked for elsewhere before we give up for this time.
+_HOPS = 5
+# Keys of a page, and keys that a walk keeps in mind: reading goes in order of keys,
+# which Redis does not know, so that each so many take a look at all of them.
+_PAGE = 50
+_WINDOW = 100_000
+_SCAN = 1000
+# Seconds for a server to say how it is set up.
+_PATIENCE = 2.0
+_LANDED = 1
+# It is the server that cannot, not this write: a busy one, no disk, no replicas, ...
+_AWAY = (AskError, ClusterError, NoPermissionError, ReadOnlyError)
+_AWAY_CODES = frozenset({"BUSY", "MISCONF", "NOREPLICAS"})
+
+
+class RedisBackend:
+    """Keeps records in Redis (6.2 or newer) or Valkey, one string for each.
+
+    ``url`` is one of ``redis://user:password@host:6379/0``, ``rediss://…`` (TLS),
+    ``unix:///path.sock``, ``redis+sentinel://host:26379,host2:26379/name/0`` and
+    ``redis+cluster://host:6379,host2:6379``; its query takes what the driver takes
+    (``ssl_ca_certs``, ``socket_connect_timeout``, …). With ``wait_replicas`` a change
+    is acknowledged, and a session shown, only once so many replicas have it;
+    ``wait_timeout`` (seconds) bounds how long that is waited for. Time is the server's.
+    """
+
+    concurrent_batches = 2
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        wait_replicas: int = 0,
+        wait_timeout: float = 1.0,
+        client_name: str = "botsessions",
+    ) -> None:
+        if not isinstance(wait_replicas, int) or wait_replicas < 0:
+            raise ValueError("wait_replicas is a number of replicas, 0 or more")
+        if not wait_timeout > 0:
+            raise ValueError("wait_timeout is a number of seconds above 0")
+        self._place = Place(url, client_name)
+        self._wait: Command | None = None
+        if wait_replicas:
+            self._wait = ("WAIT", wait_replicas, int(wait_timeout * 1000) or 1)
+        self._clock = Clock()
+        self._script = Script(self._clock)
+        # For each event loop: its connections, and how many stores use them.
+        self._homes: dict[asyncio.AbstractEventLoop, tuple[Servers, int]] = {}
+        self._pid = 0
+
+    def __repr__(self) -> str:
+        return f"RedisBackend({self._place.name!r})"
+
+    async def open(self) -> None:
+        """Connect; warn if the server may drop sessions to free memory."""
+        if not self._homes:
+            self._pid = os.getpid()
+        self._check_process()
+        loop = asyncio.get_running_loop()
+        servers, users = self._homes.get(loop) or (self._place.servers(), 0)
+        self._homes[loop] = servers, users + 1
+        try:
+            await servers.open()
+            for node in await servers.masters():
+                await _look_at(node)
+        except BaseException as exc:
+            await self.aclose()
+            if isinstance(exc, OutcomeUnknownError):
+                raise BackendUnavailableError(str(exc)) from exc
+            raise
+
+    async def aclose(self) -> None:
+        """Close the connections of this loop once its last store is closed."""
+        loop = asyncio.get_running_loop()
+        servers, users = self._homes[loop]
+        self._homes[loop] = servers, users - 1
+        if users == 1:
+            del self._homes[loop]
+            await servers.aclose()
+
+    async def load(self, keys: Sequence[str]) -> Loaded:
+        """Read records, each at one moment; of a Cluster's clocks take the latest."""
+        batch = _Batch(self._servers(), self._wait, self._clock)
+        answers = await batch.run(keys, _Reading(keys))
+        lost = [n for n, found in enumerate(answers) if _is_unknown(found)]
+        if lost:
+            # Reading twice does no harm: an idle connection may have died unseen.
+            left = [keys[n] for n in lost]
+            for n, found in zip(
+                lost, await batch.run(left, _Reading(left)), strict=True
+            ):
+                answers[n] = found
+        records = [
+            _refusal(key, found)
+            if isinstance(found, Exception)
+            else unpacked(key, found)
+            for key, found in zip(keys, answers, strict=True)
+        ]
+        if batch.now is None:
+            raise next(r for r in records if isinstance(r, BackendError))
+        return Loaded(batch.now, records)
+
+    async def commit(self, writes: Sequence[Write]) -> list[Outcome]:
+        """Swap records by script; tell of each what became of it."""
+        batch = _Batch(self._servers(), self._wait)
+        keys = [write.key for write in writes]
+        answers = await batch.run(keys, _Swapping(writes, self._script))
+        return [
+            _outcome(key, answer) for key, answer in zip(keys, answers, strict=True)
+        ]
+
+    async def list_pages(
+        self, prefix: str, after: str, limit: int
+    ) -> AsyncIterator[Page]:
+        """Walk keys in order: for each 100,000, every key of the server is looked at.
+
+        In a Cluster keys of slots that move meanwhile may be left out.
+        """
+        size = min(limit, _PAGE)
+        while True:
+            keys, more = await self._following(prefix, after)
+            for begin in range(0, len(keys), size):
+                chosen = keys[begin : begin + size]
+                now, records = await self.load(chosen)
+                entries = []
+                for key, record in zip(chosen, records, strict=True):
+                    if isinstance(record, BackendError):
+                        raise record
+                    if record is not None:
+                        entries.append((key, record))
+                yield Page(now, entries)
+            if not more:
+                return
+            after = keys[-1]
+
+    async def sweep(self, prefix: str, limit: int) -> int:  # noqa: ARG002
+        """Remove nothing: the server removes what is dead by itself, in time."""
+        return 0
+
+    def _servers(self) -> Servers:
+        self._check_process()
+        home = self._homes.get(asyncio.get_running_loop())
+        if home is None:
+            raise BackendError("this Redis backend is not open; use it through a store")
+        return home[0]
+
+    def _check_process(self) -> None:
+        if self._homes and os.getpid() != self._pid:
+            raise BackendError(
+                "this Redis store was opened before a fork; open one in each process"
+            )
+
+    async def _following(self, prefix: str, after: str) -> tuple[list[str], bool]:
+        """Return the first keys behind that one, in order; tell if there are more."""
+        found: set[str] = set()
+        more, last = False, None
+        for node in await self._servers().masters():
+            async for keys in _scan(node, prefix):
+                found.update(
+                    key for key in keys if key > after and (last is None or key <= last)
+                )
+                if len(found) > 2 * _WINDOW:
+                    first = sorted(found)[:_WINDOW]
+                    found, more, last = set(first), True, first[-1]
+        ordered = sorted(found)
+        return ordered[:_WINDOW], more or len(ordered) > _WINDOW
+
+
+class _Reading:
+    """Asks for some of these keys."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._keys = keys
+
+    def command(self, part: Part) -> Command:
+        return ("MGET", *(self._keys[position] for position in part.positions))
+
+    def unconfirmed(self, _: list[Any], why: str) -> Any:
+        """Return what to answer instead: what was read might be lost again."""
+        return BackendUnavailableError(why)
+
+
+class _Swapping:
+    """Swaps some of these."""
+
+    def __init__(self, writes: Sequence[Write], script: Script) -> None:
+        self._writes = writes
+        self._script = script
+
+    def command(self, part: Part) -> Command:
+        chosen = [self._writes[position] for position in part.positions]
+        call = self._script.call_anew if part.anew else self._script.call
+        return call(chosen)
+
+    def unconfirmed(self, answers: list[Any], why: str) -> Any:
+        """Return what to answer instead: what landed might be lost again."""
+        return [
+            OutcomeUnknownError(why) if answer == _LANDED else answer
+            for answer in answers
+        ]
+
+
+class _Batch:
+    """Work on many keys, on its way to the servers that have them.
+
+    ``wait`` is the command that waits for replicas, if any; ``now`` the latest of the
+    clocks met, if one was given.
+    """
+
+    def __init__(
+        self, servers: Servers, wait: Command | None, clock: Clock | None = None
+    ) -> None:
+        self._servers = servers
+        self._wait = wait
+        self._clock = clock
+        self.now: int | None = None
+
+    async def run(self, keys: Sequence[str], work: _Reading | _Swapping) -> list[Any]:
+        """Return an answer or an error for each key."""
+        answers: list[Any] = [None] * len(keys)
+        try:
+            parts = await self._servers.parts(keys)
+            for hop in range(_HOPS):
+                elsewhere: list[Part] = []
+                for part, reply in await self._send(parts, work):
+                    follow = self._follow(part, reply) if hop < _HOPS - 1 else []
+                    elsewhere += follow
+                    if not follow:
+                        _spread(part, reply, answers)
+                if not elsewhere:
+                    break
+                parts = elsewhere
+        except asyncio.CancelledError:
+            # Somebody took too long; perhaps another has its keys by now.
+            self._servers.outdated()
+            raise
+        return answers
+
+    def _follow(self, part: Part, reply: Any) -> list[Part]:
+        """Say where to send it instead; nowhere if that was an answer."""
+        if isinstance(reply, NoScriptError):
+            return [part._replace(anew=True)]
+        if isinstance(reply, AskError):
+            asking = not isinstance(reply, MovedError)
+            if not asking:
+                self._servers.outdated()
+            node = self._servers.node(reply.host, reply.port)
+            return [part._replace(node=node, asking=asking)] if node else []
+        if isinstance(reply, TryAgainError) and len(part.positions) > 1:
+            # Some keys of a slot have moved already: each by itself finds its way.
+            return [part._replace(positions=[position]) for position in part.positions]
+        return []
+
+    async def _send(
+        self, parts: list[Part], work: _Reading | _Swapping
+    ) -> list[tuple[Part, Any]]:
+        by_node: dict[Node, list[Part]] = {}
+        for part in parts:
+            by_node.setdefault(part.node, []).append(part)
+        sending = [self._send_to(node, its, work) for node, its in by_node.items()]
+        if len(sending) == 1:
+            return await sending[0]
+        return [pair for pairs in await asyncio.gather(*sending) for pair in pairs]
+
+    async def _send_to(
+        self, node: Node, parts: list[Part], work: _Reading | _Swapping
+    ) -> list[tuple[Part, Any]]:
+        """Send what goes to one server; an error is the answer to all of its parts."""
+        try:
+            replies = await node.exchange(self._commands(parts, work))
+        except (BackendUnavailableError, OutcomeUnknownError) as exc:
+            self._servers.outdated()
+            return [(part, exc) for part in parts]
+        why = "" if self._wait is None else _unconfirmed(replies.pop(), self._wait)
+        if self._clock is not None:
+            time = replies.pop(0)
+            if isinstance(time, Exception):
+                return [(part, time) for part in parts]
+            self.now = max(self.now or 0, self._clock.milliseconds(time))
+        if any(map(_was_master, replies)):
+            await node.drop_idle()
+        left = iter(replies)
+        answered = []
+        for part in parts:
+            if part.asking:
+                next(left)
+            reply = next(left)
+            if why and isinstance(reply, list):
+                reply = work.unconfirmed(reply, why)
+            answered.append((part, reply))
+        return answered
+
+    def _commands(self, parts: list[Part], work: _Reading | _Swapping) -> list[Command]:
+        commands: list[Command] = []
+        if self._clock is not None:
+            commands.append(self._clock.command)
+        for part in parts:
+            if part.asking:
+                commands.append(("ASKING",))
+            commands.append(work.command(part))
+        if self._wait is not None:
+            commands.append(self._wait)
+        return commands
+
+
+def _unconfirmed(replicas: Any, wait: Command) -> str:
+    """Say what is missing if not enough replicas answered."""
+    if isinstance(replicas, int) and replicas >= int(wait[1]):
+        return ""
+    return (
+        f"only {replicas} of {wait[1]!r} replicas have confirmed it within "
+        f"{int(wait[2]) / 1000:g} s; a failover may undo it"
+    )
+
+
+def _was_master(reply: Any) -> bool:
+    answers = reply if isinstance(reply, list) else [reply]
+    return any(isinstance(answer, ReadOnlyError) for answer in answers)
+
+
+def _spread(part: Part, reply: Any, answers: list[Any]) -> None:
+    for n, position in enumerate(part.positions):
+        answers[position] = reply[n] if isinstance(reply, list) else reply
+
+
+def _is_unknown(found: Any) -> bool:
+    return isinstance(found, OutcomeUnknownError)
+
+
+def _outcome(key: str, answer: Any) -> Outcome:
+    if isinstance(answer, OutcomeUnknownError):
+        return answer
+    if isinstance(answer, Exception):
+        return _refusal(key, answer)
+    return bool(answer == _LANDED)
+
+
+def _refusal(key: str, exc: Exception) -> BackendError:
+    """Return our error for one that certainly wrote nothing under this key."""
+    if isinstance(exc, BackendError):
+        return exc
+    if isinstance(exc, OutcomeUnknownError):
+        return BackendUnavailableError(str(exc))
+    if isinstance(exc, MovedError):
+        why = f"{key!r} is on another server; for a Cluster write redis+cluster://…"
+    elif isinstance(exc, ReadOnlyError):
+        why = f"Redis is a read-only replica here, and was asked to write {key!r}"
+    elif isinstance(exc, OutOfMemoryError):
+        why = f"Redis is out of memory and wrote nothing under {key!r}: {exc}"
+    else:
+        why = f"Redis refused {key!r}: {exc}"
+    code = str(exc).partition(" ")[0]
+    kind: type[BackendError] = BackendError
+    if isinstance(exc, _AWAY) or code in _AWAY_CODES:
+        kind = BackendUnavailableError
+    refusal = kind(why)
+    refusal.__cause__ = exc
+    return refusal
+
+
+async def _look_at(node: Node) -> None:
+    """Warn if the server removes what it should keep."""
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            [found] = await node.exchange([("INFO", "memory")])
+    except (BackendUnavailableError, OutcomeUnknownError, TimeoutError):
+        return  # whoever needs this server will hear of it
+    if isinstance(found, Exception):
+        return  # this user may not ask
+    told = dict(re.findall(rb"(\w+):([\w-]+)", found))
+    policy = told.get(b"maxmemory_policy", b"noeviction").decode()
+    if policy != "noeviction" and told.get(b"maxmemory") != b"0":
+        warnings.warn(
+            f"Redis at {node.name} removes keys when memory is short, and sessions "
+            f"would be lost (maxmemory-policy {policy}); set it to noeviction",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+async def _scan(node: Node, prefix: str) -> AsyncIterator[list[str]]:
+    """Walk the keys of one server, in no order, some of them twice."""
+    pattern = re.sub(r"([*?\[\]\\])", r"\\\1", prefix) + "*"
+    cursor: str | bytes = "0"
+    while True:
+        command = ("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN)
+        try:
+            [reply] = await node.exchange([command])
+        except OutcomeUnknownError as exc:
+            raise BackendUnavailableError(str(exc)) from exc
+        if isinstance(reply, Exception):
+            raise away(node.name, reply)
+        cursor, keys = reply
+        yield [key.decode("latin-1") for key in keys]
+        if cursor == b"0":
+            return

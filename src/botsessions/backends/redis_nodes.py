@@ -1,0 +1,275 @@
+"""The servers that hold the keys, and what goes over the wire; used by ``redis``.
+
+The driver makes the connections (login, TLS, who is master by Sentinel) and reads the
+replies. Which server of a Cluster has a key is kept here: to send many keys to each in
+one round trip one has to know it beforehand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import hiredis
+from redis.crc import key_slot
+from redis.exceptions import RedisError
+
+from botsessions.errors import BackendUnavailableError, OutcomeUnknownError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from redis.asyncio.connection import AbstractConnection
+
+Command = tuple[str | bytes | int, ...]
+Address = tuple[str, int]
+
+SLOTS = 16_384
+# Seconds for a server of a Cluster to say where the keys are, before another is asked.
+_PATIENCE = 1.0
+_FAULTS = (RedisError, OSError)
+
+
+class Part(NamedTuple):
+    """Those keys of a batch (by position) that go to one server in one command."""
+
+    node: Node
+    positions: Sequence[int]
+    asking: bool = False
+    """The server has them not yet for good: it must be told that we know."""
+    anew: bool = False
+    """The server does not know the script."""
+
+
+class Servers(Protocol):
+    """Knows which server has which keys."""
+
+    async def open(self) -> None:
+        """Connect, so that what is wrong shows at once."""
+
+    async def parts(self, keys: Sequence[str]) -> list[Part]:
+        """Say where to send these keys."""
+
+    def node(self, host: str, port: int) -> Node | None:
+        """Return the server that another one named; None if there is but one."""
+
+    async def masters(self) -> Sequence[Node]:
+        """Return the servers that together hold every key."""
+
+    def outdated(self) -> None:
+        """Hear that a server is away, or a key elsewhere: look again next time."""
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+
+
+class Node:
+    """One server: idle connections to it, last used first."""
+
+    def __init__(
+        self, name: str, connect: Callable[[], Awaitable[AbstractConnection]]
+    ) -> None:
+        self.name = name
+        self._connect = connect
+        self._idle: list[AbstractConnection] = []
+        self._closed = False
+
+    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+        """Send commands at once; return their replies, errors among them.
+
+        Raises ``BackendUnavailableError`` if nothing was sent, ``OutcomeUnknownError``
+        if something was and the replies did not come.
+        """
+        sent = b"".join(map(_packed, commands))
+        connection = self._idle.pop() if self._idle else await self._new()
+        try:
+            await connection.send_packed_command(sent)
+            replies = [await _reply(connection) for _ in commands]
+        except _FAULTS as exc:
+            # What ended this one has probably ended the others as well.
+            await self.drop_idle()
+            raise OutcomeUnknownError(
+                f"the connection to Redis at {self.name} ended: {exc}"
+            ) from exc
+        except BaseException:
+            await drop(connection)
+            raise
+        if self._closed:
+            await drop(connection)
+        else:
+            self._idle.append(connection)
+        return replies
+
+    async def drop_idle(self) -> None:
+        """Close the connections that nobody uses."""
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await drop(connection)
+
+    async def aclose(self) -> None:
+        """Close what is idle now, and the others when they are."""
+        self._closed = True
+        await self.drop_idle()
+
+    async def _new(self) -> AbstractConnection:
+        try:
+            return await self._connect()
+        except _FAULTS as exc:
+            raise away(self.name, exc) from exc
+
+
+class OneServer:
+    """All keys are on one server, or on whichever Sentinel says is master."""
+
+    def __init__(self, node: Node, *more: Callable[[], Awaitable[object]]) -> None:
+        self._node = node
+        self._more = more
+
+    async def open(self) -> None:
+        """Connect."""
+        await self._node.exchange([])
+
+    async def parts(self, keys: Sequence[str]) -> list[Part]:
+        """Send them all to the one."""
+        return [Part(self._node, range(len(keys)))]
+
+    def node(self, _host: str, _port: int) -> None:
+        """Know no other."""
+        return
+
+    async def masters(self) -> Sequence[Node]:
+        """Return the one."""
+        return [self._node]
+
+    def outdated(self) -> None:
+        """Do nothing: each new connection asks anew who is master."""
+
+    async def aclose(self) -> None:
+        """Close the connections, also those to Sentinels."""
+        await self._node.aclose()
+        for close in self._more:
+            await close()
+
+
+class Cluster:
+    """Keys are spread over the masters of a Cluster by their slots."""
+
+    def __init__(
+        self,
+        addresses: Sequence[Address],
+        connect: Callable[[str, int], Awaitable[AbstractConnection]],
+    ) -> None:
+        self._connect = connect
+        self._nodes: dict[Address, Node] = {}
+        self._first = [self.node(*address) for address in addresses]
+        self._slots: list[Node] = []
+        self._outdated = True
+        self._looking: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Ask who has which slots."""
+        await self._current()
+
+    async def parts(self, keys: Sequence[str]) -> list[Part]:
+        """Make one command of the keys of each slot: more are not allowed in one."""
+        slots = await self._current()
+        by_slot: dict[int, list[int]] = {}
+        for position, key in enumerate(keys):
+            by_slot.setdefault(key_slot(key.encode()), []).append(position)
+        return [Part(slots[slot], found) for slot, found in by_slot.items()]
+
+    def node(self, host: str, port: int) -> Node:
+        """Return the server at an address, known or new."""
+        node = self._nodes.get((host, port))
+        if node is None:
+            node = Node(f"{host}:{port}", lambda: self._connect(host, port))
+            self._nodes[host, port] = node
+        return node
+
+    async def masters(self) -> Sequence[Node]:
+        """Return all servers that have slots, as of now."""
+        self._outdated = True
+        return list(dict.fromkeys(await self._current()))
+
+    def outdated(self) -> None:
+        """Ask again who has which slots before the next batch."""
+        self._outdated = True
+
+    async def aclose(self) -> None:
+        """Close the connections to all servers."""
+        if self._looking is not None:
+            self._looking.cancel()
+        for node in self._nodes.values():
+            await node.aclose()
+
+    async def _current(self) -> list[Node]:
+        """Return the server of each slot; look anew if that may have changed."""
+        if self._outdated:
+            if self._looking is None or self._looking.done():
+                self._looking = asyncio.create_task(self._look())
+            # Shared: whoever is cancelled leaves the answer to the others.
+            await asyncio.shield(self._looking)
+        return self._slots
+
+    async def _look(self) -> None:
+        """Ask one server after the other until one answers."""
+        problem: Exception | None = None
+        for node in dict.fromkeys([*self._slots, *self._first]):
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    [found] = await node.exchange([("CLUSTER", "SLOTS")])
+                if not isinstance(found, Exception):
+                    await self._learn(found, node)
+                    return
+            except (BackendUnavailableError, OutcomeUnknownError) as exc:
+                problem = exc
+            except TimeoutError as exc:
+                problem = away(node.name, exc)
+            else:
+                problem = away(node.name, found)
+        raise BackendUnavailableError(str(problem)) from problem
+
+    async def _learn(self, found: list[Any], asked: Node) -> None:
+        """Take over what CLUSTER SLOTS says."""
+        # A slot that nobody serves: any server will say so, of just these keys.
+        slots = [asked] * SLOTS
+        for first, last, (host, port, *_), *_ in found:
+            # An empty name means: the one that you asked.
+            name = host.decode() if host else asked.name.rpartition(":")[0]
+            slots[first : last + 1] = [self.node(name, port)] * (last + 1 - first)
+        self._slots = slots
+        self._outdated = False
+        used = set(slots)
+        for node in self._nodes.values():
+            if node not in used:
+                await node.drop_idle()
+
+
+def away(name: str, exc: Exception) -> BackendUnavailableError:
+    """Return our error for a server that cannot be used, with nothing written."""
+    return BackendUnavailableError(
+        f"Redis at {name} cannot be used: {str(exc) or type(exc).__name__}; "
+        "check that it runs, and that this user may use it"
+    )
+
+
+def _packed(command: Command) -> bytes:
+    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type] # any tuple
+    return packed
+
+
+async def _reply(connection: AbstractConnection) -> Any:
+    try:
+        return await connection.read_response(disable_decoding=True)
+    except RedisError as exc:
+        # An error that the server replies leaves the connection as it was.
+        if connection.is_connected:
+            return exc
+        raise
+
+
+async def drop(connection: AbstractConnection) -> None:
+    """Close a connection, whatever state it is in."""
+    with suppress(*_FAULTS):
+        await connection.disconnect(nowait=True)
