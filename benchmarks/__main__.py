@@ -18,6 +18,8 @@ NAMES = (
     "slowdisk",
     "neighbour",
     "postgres",
+    "redis",
+    "processes",
     "startup",
 )
 

@@ -8,14 +8,13 @@ does the work there).
 from __future__ import annotations
 
 import asyncio
-import heapq
 import random
 import threading
 import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
-from botsessions.backend import SHARED, Home, InlineTable, Page, read_pages
+from botsessions.backend import SHARED, Home, InlineTable, Page
 from botsessions.record import GRACE_MS, Loaded, Record, Version, Write
 
 if TYPE_CHECKING:
@@ -64,22 +63,19 @@ class MemoryBackend:
         with self._exclusively():
             return [self._swap(write) for write in writes]
 
-    def list_pages(self, prefix: str, after: str, limit: int) -> AsyncIterator[Page]:
-        """Walk keys in order. Each page looks at every key once."""
-
-        async def read(after: str) -> tuple[Page, bool]:
-            return self._page(prefix, after, limit)
-
-        return read_pages(read, after)
-
-    def _page(self, prefix: str, after: str, limit: int) -> tuple[Page, bool]:
+    async def list_pages(
+        self, prefix: str, after: str, limit: int
+    ) -> AsyncIterator[Page]:
+        """Walk keys in order; which they are is looked up once, as the walk begins."""
         with self._exclusively():
-            keys = heapq.nsmallest(
-                limit, (k for k in self._keys() if k.startswith(prefix) and k > after)
-            )
-            found = ((key, self._record(key)) for key in keys)
-            entries = [(key, record) for key, record in found if record is not None]
-            return Page(self.now(), entries), len(keys) < limit
+            keys = sorted(k for k in self._keys() if k.startswith(prefix) and k > after)
+        for begin in range(0, len(keys), limit):
+            with self._exclusively():
+                found = [
+                    (key, self._record(key)) for key in keys[begin : begin + limit]
+                ]
+                now = self.now()
+            yield Page(now, [(key, rec) for key, rec in found if rec is not None])
 
     async def sweep(self, prefix: str, limit: int) -> int:
         """Remove what has been dead for the grace period."""
