@@ -7,9 +7,9 @@
         await store.update(key, lambda s: {**s, "seen": s.get("seen", 0) + 1})
 
 All public names are here. The rooms below, each importing only what is under it: cli ·
-open · store and backends · engine · backend (the contract) and codec · derive · keys,
-updates, record · errors. Names are loaded at first use, so that importing this package
-loads no driver and costs next to nothing.
+open and transfer · store and backends · engine · backend (the contract) and codec ·
+derive · keys, updates, record · errors. Names are loaded at first use, so that
+importing this package loads no driver and costs next to nothing.
 """
 
 from __future__ import annotations

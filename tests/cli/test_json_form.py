@@ -8,7 +8,7 @@ import math
 import re
 from decimal import Decimal
 from typing import Any
-from uuid import UUID
+from uuid import UUID, SafeUUID
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -91,6 +91,7 @@ def test_what_is_shown_is_read_as_the_same(value: Any) -> None:
         (2**64, {"$int": "0x10000000000000000"}),
         (math.inf, {"$float": "inf"}),
         (math.nan, {"$float": "nan"}),
+        (-math.nan, {"$float": "-nan"}),
         (dt.date(2026, 5, 4), {"$date": "2026-05-04"}),
         (
             dt.datetime(2026, 5, 4, 6, 0),  # noqa: DTZ001 - some have no zone
@@ -121,9 +122,10 @@ def test_a_type_has_one_form(value: Any, form: Any) -> None:
         dt.datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN, fold=1),
         dt.datetime(2026, 5, 4, tzinfo=dt.timezone(dt.timedelta(hours=1), "CET")),
         dt.time(2, 30, fold=1),
+        UUID(int=1, is_safe=SafeUUID.safe),
     ],
 )
-def test_a_moment_without_a_text_is_shown_and_not_read(value: Any) -> None:
+def test_what_has_no_text_is_shown_and_not_read(value: Any) -> None:
     form = shown(value)
     assert form == {"$repr": repr(value)}
     with pytest.raises(ValueError, match="shown, not read"):

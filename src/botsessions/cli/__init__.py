@@ -1,8 +1,8 @@
-"""The command line: ``botsessions replay``, ``list``, ``show`` and others.
+"""The command line: ``botsessions replay``, ``list``, ``copy`` and others.
 
 ``app`` says what can be typed, ``run`` turns failures into one line and an exit code,
-``sessions`` and ``replay`` (with ``source``, ``journal``, ``handlers``) do the work,
-``output`` and ``json_form`` show it. Nothing else imports this package.
+``sessions``, ``replay`` (with ``source``, ``journal``, ``handlers``) and ``jsonl`` do
+the work, ``output`` and ``json_form`` show it. Nothing else imports this package.
 """
 
 from __future__ import annotations

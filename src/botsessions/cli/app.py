@@ -2,18 +2,21 @@
 
 Each is a coroutine that returns its exit code (None for 0); ``run`` carries it out and
 turns its failures into one line. ``options`` has what they share, ``sessions`` and
-``replay`` do the work, ``reports`` and ``output`` print.
+``replay``, ``jsonl`` and ``transfer`` do the work, ``reports`` and ``output`` print.
 """
 
 from __future__ import annotations
 
 import os
+import random
+from functools import partial
 from typing import Annotated
 
 import typer
 
 import botsessions
-from botsessions.cli import json_form, options, output, reports, sessions
+from botsessions import transfer
+from botsessions.cli import json_form, jsonl, options, output, reports, sessions
 from botsessions.cli.replay import Replay
 from botsessions.cli.routing import Outcome
 from botsessions.cli.source import Source, interruptible, standard_input
@@ -21,11 +24,11 @@ from botsessions.errors import SessionError
 
 # A replay has much under way at once, and its handler may be slow.
 _REPLAY_TIMEOUT = 50.0
-# Not 1, after which a replay is to be run again.
-_LINES_FAILED = 3
+# Not 1, after which a command is to be run again.
+_INCOMPLETE = 3
 
 app = typer.Typer(
-    help="Look at a bot's sessions, change them, replay recorded updates.",
+    help="Look at a bot's sessions, change and move them, replay recorded updates.",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
@@ -47,13 +50,13 @@ async def replay(
     if source.path is None:
         output.note(f"{file} cannot be read again, so this replay cannot be resumed")
     async with options.opened(url, namespace, timeout=_REPLAY_TIMEOUT) as store:
-        with output.progress(source.size) as on_wave:
+        with output.progress(source.size) as show:
             summary = await Replay(
                 store,
                 source,
                 handler,
                 on_problem=reports.Problems(),
-                on_wave=on_wave,
+                on_wave=partial(show, "replay"),
             ).run()
     reports.replay(file, summary, json=json)
     failed = summary.outcomes[Outcome.FAILED]
@@ -63,7 +66,7 @@ async def replay(
         f"{failed:,} {'line' if failed == 1 else 'lines'} failed, the other updates "
         "are applied; running this again applies the whole file once more"
     )
-    return _LINES_FAILED
+    return _INCOMPLETE
 
 
 @app.command("list")
@@ -153,6 +156,82 @@ async def delete(
     async with options.existing(url, namespace) as store:
         await store.delete(key)
     reports.done("deleted", key, json=json)
+
+
+@app.command()
+async def copy(
+    src: options.Src,
+    dst: options.Dst,
+    *,
+    namespace: options.Namespace = "sessions",
+    json: options.Json = False,
+) -> int:
+    """Copy all sessions to another store, exactly; run again, it catches up."""
+    async with (
+        options.existing(src, namespace) as source,
+        options.opened(dst, namespace) as destination,
+    ):
+        with output.progress() as show:
+            summary = await transfer.copy(
+                options.side(source, namespace),
+                options.side(destination, namespace),
+                rng=random.Random(),
+                on_progress=lambda number, done: show(
+                    f"pass {number}: {done:,} sessions", done
+                ),
+            )
+    reports.copy(src, dst, namespace, summary, json=json)
+    return _INCOMPLETE if summary.last.own else 0
+
+
+@app.command()
+async def export(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="To be written; - is standard output.")
+    ],
+    url: options.Url,
+    *,
+    namespace: options.Namespace = "sessions",
+    json: options.Json = False,
+) -> None:
+    """Write all sessions to a file of JSON lines, with their exact types."""
+    problems = reports.Unreadable()
+    async with options.existing(url, namespace) as store:
+        with output.progress() as show, output.lines_to(file) as write:
+            count = await jsonl.export(
+                options.side(store, namespace),
+                write,
+                on_problem=problems,
+                on_progress=lambda done: show(f"{done:,} sessions", done),
+            )
+    reports.exported(file, count, problems.count, json=json)
+
+
+@app.command("import")
+async def import_(
+    file: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="What export wrote; - is standard input."),
+    ],
+    url: options.Url,
+    *,
+    namespace: options.Namespace = "sessions",
+    json: options.Json = False,
+) -> int:
+    """Take exported sessions in; those that the store has already stay as they are."""
+    source = Source(file)
+    async with options.opened(url, namespace) as store:
+        with output.progress(source.size) as show:
+            outcomes = await jsonl.Import(
+                options.side(store, namespace),
+                source,
+                rng=random.Random(),
+                on_problem=reports.Problems(),
+                on_progress=partial(show, "import"),
+            ).run()
+    reports.imported(file, outcomes, json=json)
+    left = outcomes[jsonl.Outcome.MALFORMED] + outcomes[jsonl.Outcome.DIFFERENT]
+    return _INCOMPLETE if left else 0
 
 
 @app.command()

@@ -4,9 +4,11 @@ What JSON has stands for itself. Anything else is an object with one key that be
 with ``$`` and names its type: ``{"$tuple": [1, 2]}``, ``{"$date": "2026-05-01"}``. A
 dict whose own keys are no strings, or begin with ``$``, is ``{"$dict": [[key, value],
 …]}``, so nothing can be mistaken. What ``shown`` returns ``read`` takes back; the one
-exception is ``$repr``, for the rare date with a time zone that has no standard text.
+exception is ``$repr``, for the rare value that has no standard text: a date with such a
+time zone, a UUID that knows whether it was made safely.
 
-``output`` and ``app`` show sessions in it; ``source`` uses only ``parse``.
+``output`` and ``app`` show sessions in it, ``jsonl`` keeps them in it; ``source`` uses
+only ``parse``.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import json
 import math
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NoReturn
-from uuid import UUID
+from uuid import UUID, SafeUUID
 from zoneinfo import ZoneInfo
 
 if TYPE_CHECKING:
@@ -62,6 +64,8 @@ def shown(value: Any) -> Any:
         return [shown(item) for item in value]
     if kind in {dt.datetime, dt.time}:
         return _shown_moment(value)
+    if kind is UUID and value.is_safe is not SafeUUID.unknown:
+        return {"$repr": repr(value)}
     if kind not in _LOWER or (kind in {int, float} and _is_common(value)):
         return value
     tag, lower = _LOWER[kind]
@@ -136,6 +140,11 @@ def _refuse(_: Any) -> NoReturn:
     raise ValueError("it can be shown, not read")
 
 
+def _float_text(number: float) -> str:
+    sign = "-" if math.isnan(number) and math.copysign(1, number) < 0 else ""
+    return f"{sign}{number}"
+
+
 def _base64(value: bytes) -> str:
     return base64.b64encode(value).decode()
 
@@ -198,7 +207,7 @@ _LOWER: dict[type, tuple[str, Callable[[Any], Any]]] = {
     set: ("$set", _ordered),
     frozenset: ("$frozenset", _ordered),
     int: ("$int", hex),
-    float: ("$float", str),
+    float: ("$float", _float_text),
     bytes: ("$bytes", _base64),
     bytearray: ("$bytearray", _base64),
     dt.date: ("$date", dt.date.isoformat),

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import typer
 
 from botsessions import MemoryBackend, SessionKey, SessionStore, open_store
 from botsessions.cli import handlers
 from botsessions.errors import InvalidKeyError
+from botsessions.transfer.side import Side
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +29,20 @@ def existing(url: str, namespace: str) -> SessionStore:
     """Make the store of a command that has no use for a new and empty file."""
     options = {"create": False} if urlsplit(url).scheme == "sqlite" else {}
     return opened(url, namespace, **options)
+
+
+def side(store: SessionStore, namespace: str) -> Side:
+    """Return an open store's records, for what takes them as they are."""
+    return Side(store._backend, namespace)  # noqa: SLF001 - a store has no use for it
+
+
+def _place(url: str) -> tuple[object, ...]:
+    """Return what two URLs of the same store have in common, as far as they tell."""
+    parts = urlsplit(url)
+    if parts.scheme == "sqlite":
+        return (parts.scheme, Path(unquote(parts.path).removeprefix("/")).resolve())
+    # Not hostname and port: there may be several of them.
+    return (parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query)
 
 
 def address(url: str) -> str:
@@ -46,6 +62,20 @@ def _url(text: str) -> str:
     except (TypeError, ValueError) as exc:
         raise typer.BadParameter(str(exc)) from exc
     return text
+
+
+def _lasting(text: str) -> str:
+    if urlsplit(_url(text)).scheme == "memory":
+        raise typer.BadParameter(
+            "memory:// is new each time, and gone with this command"
+        )
+    return text
+
+
+def _other(context: typer.Context, url: str) -> str:
+    if _place(url) == _place(context.params["src"]):
+        raise typer.BadParameter("this is SRC itself")
+    return url
 
 
 def _namespace(text: str) -> str:
@@ -89,6 +119,18 @@ Url = Annotated[
         metavar="URL",
         envvar="BOTSESSIONS_STORE",
         help="The store, such as sqlite:///sessions.db.",
+    ),
+]
+Src = Annotated[
+    str,
+    typer.Argument(
+        parser=_lasting, metavar="SRC", help="The store to copy; it may be in use."
+    ),
+]
+Dst = Annotated[
+    str,
+    typer.Argument(
+        parser=_lasting, callback=_other, metavar="DST", help="The store to copy to."
     ),
 ]
 Namespace = Annotated[

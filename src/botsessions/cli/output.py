@@ -7,9 +7,12 @@ error. In a pipe nothing is coloured, wrapped or cut off. ``app`` and ``run`` us
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from tempfile import mkstemp
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.highlighter import ReprHighlighter
@@ -75,14 +78,47 @@ def brief(value: Any) -> str:
 
 
 @contextmanager
-def progress(total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show how many bytes are done, if standard error is a terminal."""
+def progress(total: int | None = None) -> Iterator[Callable[[str, int], None]]:
+    """Show what is done, and how much of it, if standard error is a terminal."""
     console = Console(stderr=True)
     with Progress(
         console=console, transient=True, disable=not console.is_terminal
     ) as bar:
-        task = bar.add_task("replay", total=total)
-        yield lambda done: bar.update(task, completed=done)
+        task = bar.add_task("", total=total)
+        yield lambda what, done: bar.update(task, description=what, completed=done)
+
+
+@contextmanager
+def lines_to(name: str) -> Iterator[Callable[[str], None]]:
+    """Write lines to a file, all of them or none; ``-`` is standard output.
+
+    Like a store, a new file is for its owner's eyes only. What is no regular file (a
+    pipe) is written to as it is.
+    """
+    path = Path(name)
+    if name == "-":
+        yield line
+    elif path.exists() and not path.is_file():
+        with path.open("w") as there:
+            yield lambda text: print(text, file=there)
+    else:
+        with _in_place_of(path.resolve()) as new:  # a link stays one
+            yield lambda text: print(text, file=new)
+
+
+@contextmanager
+def _in_place_of(path: Path) -> Iterator[TextIO]:
+    """Write a file that takes the place of this one when all of it is on disk."""
+    handle, name = mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w") as new:
+            yield new
+            new.flush()
+            os.fsync(handle)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink()
+        raise
 
 
 class _Console(Console):

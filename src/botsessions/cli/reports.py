@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Column
 
-from botsessions.cli import output
+from botsessions.cli import jsonl, output
 from botsessions.cli.json_form import shown
+from botsessions.cli.options import address
 from botsessions.cli.routing import Outcome, Result
 from botsessions.cli.sessions import explained
 from botsessions.errors import CorruptRecordError
+from botsessions.transfer.lineage import Decision
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Iterable
 
     from botsessions.cli.replay import Summary
     from botsessions.cli.sessions import Entry, Statistics
     from botsessions.keys import SessionKey
+    from botsessions.transfer import Summary as CopySummary
 
 _MAX_PROBLEMS = 20
 _LABELS = {
@@ -33,13 +37,29 @@ _LABELS = {
 }
 
 
+_TAKEN = {
+    jsonl.Outcome.IMPORTED: "imported",
+    jsonl.Outcome.PRESENT: "there already",
+    jsonl.Outcome.DIFFERENT: "there with other contents",
+    jsonl.Outcome.EXPIRED: "expired since",
+    jsonl.Outcome.MALFORMED: "malformed",
+    jsonl.Outcome.BLANK: "blank",
+}
+_WRITTEN = (Decision.COPY, Decision.REPLACE, Decision.REMOVE)
+_LEFT = {
+    Decision.AHEAD: "changed in the destination",
+    Decision.OWN: "the destination's own",
+    Decision.EXTRA: "only in the destination",
+}
+
+
 class Problems:
-    """Says which lines of a replay went wrong, and why; after some, only counts."""
+    """Says which lines of a file went wrong, and why; after some, only counts."""
 
     def __init__(self) -> None:
         self._seen = 0
 
-    def __call__(self, result: Result) -> None:
+    def __call__(self, result: Result | jsonl.Result) -> None:
         """Say it in one line."""
         self._seen += 1
         if self._seen <= _MAX_PROBLEMS:
@@ -73,6 +93,111 @@ def replay(file: str, summary: Summary, *, json: bool) -> None:
             ("sessions", summary.sessions),
             ("updates per second", round(rate)),
             *([("pass", summary.pass_number)] if summary.pass_number else []),
+        ]
+    )
+
+
+def copy(
+    source: str, destination: str, namespace: str, summary: CopySummary, *, json: bool
+) -> None:
+    """Report what a copy did, and what is in both stores now."""
+    last = summary.last
+    written = {what: summary.written[what] for what in _WRITTEN}
+    left = {what: last.decisions[what] for what in _LEFT}
+    sides = {
+        "source": (address(source), last.source),
+        "destination": (address(destination), last.destination),
+    }
+    if json:
+        output.document(
+            {
+                **{
+                    side: {
+                        "store": place,
+                        "sessions": tally.sessions,
+                        "checksum": tally.checksum,
+                    }
+                    for side, (place, tally) in sides.items()
+                },
+                "namespace": namespace,
+                "passes": summary.passes,
+                **written,
+                **left,
+                "to_do": last.to_do,
+            }
+        )
+    else:
+        for place, tally in sides.values():
+            output.line(f"{tally.checksum}  {tally.sessions:>9,}  {place}")
+        _facts(
+            [
+                *((what, count) for what, count in written.items()),
+                *((_LEFT[what], count) for what, count in left.items() if count),
+                ("passes", summary.passes),
+            ]
+        )
+    for key in last.own:
+        output.note(
+            f"{key}: what the destination has does not come of what the source has, "
+            "or both were changed; it was left as it is"
+        )
+    if left[Decision.OWN] > len(last.own):
+        output.note("there are more such sessions; they are counted")
+    if left[Decision.AHEAD]:
+        output.note(
+            "sessions that were changed in the destination since they were copied, and "
+            f"left as they are: {left[Decision.AHEAD]:,}"
+        )
+    if last.to_do:
+        output.note(
+            f"the source is in use: the last pass still found {last.to_do:,} changed, "
+            "and copied them. Stop the bot and run this again"
+        )
+    if not summary.named:
+        output.note(
+            "the source takes no writes, so it could not be given a name: a later copy "
+            "will know what this one wrote by its versions only"
+        )
+
+
+class Unreadable:
+    """Says which sessions of an export cannot be read; after some, only counts."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, key: str, reason: str) -> None:
+        """Say it in one line."""
+        self.count += 1
+        if self.count <= _MAX_PROBLEMS:
+            output.note(
+                f"{key} is exported as it is, but import will refuse it: {reason}"
+            )
+        elif self.count == _MAX_PROBLEMS + 1:
+            output.note("there are more such sessions; they are counted")
+
+
+def exported(file: str, count: int, unreadable: int, *, json: bool) -> None:
+    """Report how much was written; not among it, if that was standard output."""
+    words = f"exported {count:,} sessions"
+    if file == "-":
+        output.note(words)
+    elif json:
+        output.document({"file": file, "sessions": count, "unreadable": unreadable})
+    else:
+        output.line(f"{words} to {file}")
+
+
+def imported(file: str, outcomes: Counter[jsonl.Outcome], *, json: bool) -> None:
+    """Report what became of the lines of an export."""
+    counts = {outcome: outcomes[outcome] for outcome in jsonl.Outcome}
+    if json:
+        output.document({"file": file, "lines": outcomes.total(), **counts})
+        return
+    _facts(
+        [
+            ("lines", outcomes.total()),
+            *((f"  {_TAKEN[outcome]}", count) for outcome, count in counts.items()),
         ]
     )
 

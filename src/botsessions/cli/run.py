@@ -1,9 +1,9 @@
 """From a command line to an exit code: every failure is one line, without traceback.
 
-0: done · 1: the operation failed · 2: the command line is wrong · 3: a replay is
-complete, but some of its lines failed · 130: Ctrl-C. A reader that goes away early
-(``| head``) is no failure. ``app`` makes of the arguments what is to be done, this does
-it.
+0: done · 1: the operation failed · 2: the command line is wrong · 3: it is complete,
+but some lines failed or some sessions were left out · 130: Ctrl-C. A reader that goes
+away early (``| head``) is no failure. ``app`` makes of the arguments what is to be
+done, this does it.
 """
 
 from __future__ import annotations

@@ -27,6 +27,8 @@ Entry = tuple[SessionKey, Session | CorruptRecordError]
 _BIGGEST = 5
 # Read at the same time, so that the store can fetch them together.
 _BATCH = 200
+# How the codec's words begin that are for the bot.
+_FOREIGN = ", a type that this store does not know;"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +91,23 @@ async def statistics(store: SessionStore) -> Statistics:
     return Statistics(kinds, total, [(key, -n) for n, key in biggest], unreadable)
 
 
+def is_foreign(exc: Exception) -> bool:
+    """Tell whether a session is sound, but holds classes of the application."""
+    return isinstance(exc, CorruptRecordError) and _FOREIGN in str(exc)
+
+
 def explained(exc: Exception) -> str:
     """Return a message, for a session of unknown classes in the command line's words.
 
     The library's words are for the bot: here no class can be registered, and to replace
     such a session would lose what is sound.
     """
-    what, unknown, _ = str(exc).partition(", a type that this store does not know;")
-    if not (unknown and isinstance(exc, CorruptRecordError)):
+    if not is_foreign(exc):
         return str(exc)
     return (
-        f"{what}, and the command line does not know the classes of the application; "
-        "nothing is wrong with the session, leave it to the bot"
+        f"{str(exc).partition(_FOREIGN)[0]}, and the command line does not know the "
+        "classes of the application; nothing is wrong with the session, leave it to "
+        "the bot"
     )
 
 
