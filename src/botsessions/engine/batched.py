@@ -22,6 +22,7 @@ from botsessions.engine.calls import Calls, own, wake
 from botsessions.engine.fold import Fold, Operation
 from botsessions.engine.gate import Gate
 from botsessions.engine.lane import Lane, State
+from botsessions.engine.pace import MAX_FUNCTION_SECONDS, Pace, share
 from botsessions.engine.reader import Reader
 from botsessions.engine.rules import Verdict
 from botsessions.errors import (
@@ -43,12 +44,7 @@ if TYPE_CHECKING:
     from botsessions.engine.calls import Worker
     from botsessions.record import Loaded, Record
 
-MAX_ROWS = 512
-# Fewer are not worth a batch of their own beside another writer's.
-MIN_SHARE = 16
 MAX_BATCH_BYTES = 16 * 1024 * 1024
-# How long functions may hold the event loop before what is done goes out.
-MAX_FUNCTION_SECONDS = 0.005
 # How often, in each timeout, it is looked at who waits for too long.
 LOOKS = 10
 # For how many looks more a write that was sent may still be answered.
@@ -90,6 +86,7 @@ class BatchedEngine:
         self._ready: deque[Lane] = deque()
         self._idle: list[asyncio.Future[None]] = []
         self._free_writers = backend.concurrent_batches
+        self._pace = Pace()
         self._watch: asyncio.TimerHandle | None = None
         # A backend that waits until a write's end has a moment left to say so.
         self._calls = Calls(backend, self._window + timeout / LOOKS)
@@ -251,7 +248,7 @@ class BatchedEngine:
                 self._idle.append(idle)
                 await idle
                 continue
-            batch = self._take(self._share())
+            batch = self._take(share(len(self._ready), self._free_writers))
             if batch:
                 self._free_writers -= 1
                 await self._flush(worker, batch)
@@ -259,19 +256,14 @@ class BatchedEngine:
                 # Let the callers that were just answered join the next batch.
                 await asyncio.sleep(0)
 
-    def _share(self) -> int:
-        """Return how many lanes a free writer takes.
-
-        Callers in lock step would else all ride in one batch, and leave the other
-        writers with nothing to do while it is under way.
-        """
-        share = -(-len(self._ready) // self._free_writers)
-        return min(max(share, MIN_SHARE), MAX_ROWS)
-
     def _take(self, most: int) -> list[Lane]:
-        """Take lanes that are ready, without those who were cancelled."""
+        """Take lanes that are ready, as many as there is time for.
+
+        Those who were cancelled are left out.
+        """
         batch: list[Lane] = []
-        while self._ready and len(batch) < most:
+        operations = self._pace.operations_in_time()
+        while self._ready and len(batch) < most and operations > 0:
             lane = self._ready.popleft()
             lane.state = State.TAKEN
             if lane.doubtful is None:
@@ -283,6 +275,7 @@ class BatchedEngine:
                 waits = not all(operation.future.done() for operation in lane.taken)
             if waits:
                 batch.append(lane)
+                operations -= len(lane.taken)
             else:
                 self._done(lane)
         return batch
@@ -329,7 +322,8 @@ class BatchedEngine:
         self, batch: list[Lane], loaded: Loaded
     ) -> tuple[list[Lane], list[Write]]:
         """Run the functions of a batch, as far as time and size allow."""
-        ends = self._timer() + MAX_FUNCTION_SECONDS
+        started = self._timer()
+        ends = started + MAX_FUNCTION_SECONDS
 
         def out_of_time() -> bool:
             return self._timer() > ends
@@ -337,7 +331,7 @@ class BatchedEngine:
         lanes: list[Lane] = []
         writes: list[Write] = []
         left: list[Lane] = []
-        size = 0
+        size = operations = 0
         for turn, (lane, record) in enumerate(zip(batch, loaded.records, strict=True)):
             if isinstance(record, BackendError):
                 self._not_done(lane, record)
@@ -346,11 +340,13 @@ class BatchedEngine:
                 lane.state = State.READY
                 left.append(lane)
                 continue
+            operations += len(lane.taken)
             write = self._next_write(lane, record, loaded.now, out_of_time)
             if write is not None:
                 lanes.append(lane)
                 writes.append(write)
                 size += len(write.record.value)
+        self._pace.learn(self._timer() - started, operations)
         # What had no turn comes first in the next batch.
         self._ready.extendleft(reversed(left))
         if left and self._idle:

@@ -1,0 +1,131 @@
+"""How the engine cuts what is ready into batches: none too large, no writer idle."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from botsessions import Codec, MemoryBackend
+from botsessions.engine.batched import BatchedEngine
+from botsessions.engine.pace import MAX_ROWS, MIN_SHARE, Pace, share
+from botsessions.engine.rules import Policy
+from tests.places import OnlyContract
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from botsessions import Loaded, Write
+
+
+class Counting(OnlyContract):
+    """Notes how large loads and commits are; a commit takes a few turns of the loop."""
+
+    def __init__(self, concurrent_batches: int) -> None:
+        super().__init__(MemoryBackend())
+        self.concurrent_batches = concurrent_batches
+        self.loads: list[int] = []
+        self.commits: list[int] = []
+
+    async def load(self, keys: Sequence[str]) -> Loaded:
+        self.loads.append(len(keys))
+        return await super().load(keys)
+
+    async def commit(self, writes: Sequence[Write]) -> Sequence[Any]:
+        self.commits.append(len(writes))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return await super().commit(writes)
+
+
+class Timer:
+    """Seconds that pass only while a function runs."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def made(backend: Counting, timer: Timer) -> BatchedEngine:
+    return BatchedEngine(
+        backend,
+        Codec(),
+        Policy(None, None, 1 << 20),
+        prefix="p/",
+        timeout=10.0,
+        max_pending=10_000,
+        rng=random.Random(1),
+        timer=timer,
+    )
+
+
+async def test_slow_functions_make_small_batches_instead_of_loads_in_vain() -> None:
+    backend, timer = Counting(1), Timer()
+    engine = made(backend, timer)
+
+    def slow(session: dict[Any, Any]) -> dict[Any, Any]:
+        timer.now += 0.0001  # fifty of them are all that a batch has time for
+        return {"n": session.get("n", 0) + 1}
+
+    for _ in range(4):
+        await asyncio.gather(*(engine.update(f"{n}", slow) for n in range(500)))
+    assert sum(backend.commits) == 2000
+    # The first load could not know.
+    assert sum(backend.loads[1:]) < 1.2 * 2000
+    await engine.aclose()
+
+
+async def test_one_hot_key_does_not_make_the_batches_of_the_others_small() -> None:
+    backend, timer = Counting(1), Timer()
+    engine = made(backend, timer)
+
+    def some(session: dict[Any, Any]) -> dict[Any, Any]:
+        timer.now += 0.00001
+        return {"n": session.get("n", 0) + 1}
+
+    for _ in range(10):
+        hot = [engine.update("hot", some) for _ in range(1000)]
+        await asyncio.gather(*hot, *(engine.update(f"{n}", some) for n in range(400)))
+    assert sorted(backend.commits)[-5:] > [300] * 5
+    await engine.aclose()
+
+
+async def test_callers_in_lock_step_keep_every_writer_at_work() -> None:
+    backend = Counting(2)
+    engine = made(backend, Timer())
+    for _ in range(5):
+        await asyncio.gather(*(engine.put(f"{n}", b"\x80") for n in range(64)))
+    assert max(backend.commits) <= 32
+    assert sum(backend.commits) >= 64
+    await engine.aclose()
+
+
+@pytest.mark.parametrize(
+    ("ready", "free", "lanes"),
+    [
+        (64, 2, 32),
+        (65, 2, 33),
+        (20, 2, MIN_SHARE),
+        (20, 1, 20),
+        (5000, 2, MAX_ROWS),
+        (1, 1, MIN_SHARE),
+    ],
+)
+def test_a_share(ready: int, free: int, lanes: int) -> None:
+    assert share(ready, free) == lanes
+
+
+def test_a_pace_forgets_a_pause_soon() -> None:
+    pace = Pace()
+    assert pace.operations_in_time() == MAX_ROWS
+    for _ in range(50):
+        pace.learn(0.001, 100)
+    assert pace.operations_in_time() == pytest.approx(500)
+    pace.learn(0.1, 100)  # the machine was busy with something else
+    assert 150 < pace.operations_in_time() < 300
+    for _ in range(20):
+        pace.learn(0.001, 100)
+    assert pace.operations_in_time() > 400
