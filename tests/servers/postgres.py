@@ -6,12 +6,15 @@ PostgreSQL refuses to run as root; then it runs as the user that its package mad
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
 import os
-import pwd
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -20,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import asyncpg
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
 T = TypeVar("T")
 
@@ -40,23 +43,20 @@ def programs() -> Path | None:
 
 
 class PostgresServer:
-    """Started at once; ``kill`` and ``start`` again as often as a test likes."""
+    """Started at once; ``kill`` and ``start`` again as often as a test likes.
 
-    def __init__(self, directory: Path) -> None:
+    ``settings`` are those of the server that differ from ours. Its superuser is bot.
+    """
+
+    def __init__(self, directory: Path, **settings: Any) -> None:
         there = programs()
         assert there is not None
         self._programs = there
-        self._data = directory / "data"
+        self._settings = settings
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.user = "postgres" if os.geteuid() == 0 else None
-        if self.user is not None:
-            # Its user must be able to reach the directory, and own what is in it.
-            for parent in (directory, *directory.parents):
-                if parent.stat().st_uid == 0 and len(parent.parts) > 2:
-                    parent.chmod(parent.stat().st_mode | 0o011)
-            owner = pwd.getpwnam(self.user)
-            os.chown(directory, owner.pw_uid, owner.pw_gid)
+        self._data = directory_of(self.user, directory) / "data"
         self._run(
             *("initdb", "-D", str(self._data), "-U", "bot", "-A", "trust"),
             *("-E", "UTF8", "--locale=C.UTF-8", "--no-sync"),
@@ -75,6 +75,7 @@ class PostgresServer:
             "unix_socket_directories": self._data,
             "max_connections": 200,
             "log_min_messages": "warning",
+            **self._settings,
         }
         options = [f"--{name}={value}" for name, value in settings.items()]
         with (self._data.parent / "log").open("ab") as log:
@@ -102,10 +103,45 @@ class PostgresServer:
     def kill(self) -> None:
         """End the server as a power cut would: all of its processes at once."""
         assert self._process is not None
+        # Stopped, it makes no more of them meanwhile.
+        self._process.send_signal(signal.SIGSTOP)
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
         for pid in (str(self._process.pid), *children.read_text().split()):
             os.kill(int(pid), signal.SIGKILL)
         self._process.wait()
+
+    def connections(self, name: str) -> int:
+        """Return how many connections an application has, by the name it gives."""
+        seen = f"SELECT FROM pg_stat_activity WHERE application_name = '{name}'"
+        return len(self.execute(seen))
+
+    def configure(self, name: str, value: str) -> None:
+        """Change a setting that needs no restart; wait until it is in force."""
+        # Ours may be default_transaction_read_only, which binds administrators, too.
+        self.execute(
+            "SET default_transaction_read_only = off",
+            f"ALTER SYSTEM SET {name} = '{value}'",
+            "SELECT pg_reload_conf()",
+        )
+        self._await(lambda: self.execute(f"SHOW {name}")[0][0] == value)
+
+    def let_in(self, *rules: str) -> None:
+        """Put rules who is let in, and how, before those that trust everybody."""
+        file = self._data / "pg_hba.conf"
+        file.write_text("\n".join([*rules, file.read_text()]))
+        before = "SELECT pg_conf_load_time()"
+        [(loaded,)] = self.execute(before)
+        self.execute("SELECT pg_reload_conf()")
+        self._await(lambda: self.execute(before)[0][0] > loaded)
+
+    def keep(self, name: str, content: bytes) -> Path:
+        """Write a file that the server can read, and nobody else."""
+        path = self._data / name
+        path.write_bytes(content)
+        path.chmod(0o600)
+        if self.user is not None:
+            shutil.chown(path, user=self.user)
+        return path
 
     def execute(self, *statements: str) -> list[Any]:
         """Run statements one after the other; return the rows of the last."""
@@ -121,6 +157,13 @@ class PostgresServer:
 
         return aside(run())
 
+    @staticmethod
+    def _await(condition: Callable[[], bool]) -> None:
+        until = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < until, "PostgreSQL does not do it"
+            time.sleep(0.02)
+
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self._programs / program), *arguments]
         subprocess.run(command, user=self.user, check=True, capture_output=True)
@@ -130,6 +173,20 @@ class PostgresServer:
             self._process.send_signal(how)
             self._process.wait(PATIENCE)
             self._process = None
+
+
+def directory_of(user: str | None, directory: Path) -> Path:
+    """Return a directory that belongs to this user: the one given, if it is us.
+
+    What pytest gives lies in one that each of its runs, also beside us, closes to all
+    but root.
+    """
+    if user is None:
+        return directory
+    own = Path(tempfile.mkdtemp(prefix="botsessions-"))
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    shutil.chown(own, user=user)
+    return own
 
 
 def aside(work: Coroutine[Any, Any, T]) -> T:
@@ -152,8 +209,13 @@ def aside(work: Coroutine[Any, Any, T]) -> T:
 
 
 def free_port() -> int:
-    """Return a port on which nobody listens just now."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
+    """Return a port on which nobody listens just now.
+
+    Not one of those that the system gives to outgoing connections: such a one might
+    take it while a server is being restarted.
+    """
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with socket.socket() as taken, contextlib.suppress(OSError):
+            taken.bind(("127.0.0.1", port))
+            return port

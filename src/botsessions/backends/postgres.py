@@ -16,7 +16,13 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from botsessions.backend import Page, read_pages
-from botsessions.backends.postgres_pool import CUT_OFF, Connections, refused
+from botsessions.backends.postgres_errors import (
+    CUT_OFF,
+    is_cut_off,
+    may_try_again,
+    refused,
+)
+from botsessions.backends.postgres_pool import Connections
 from botsessions.backends.postgres_table import Statements, prepare
 from botsessions.errors import OutcomeUnknownError
 from botsessions.record import Loaded, Record, Version
@@ -32,12 +38,6 @@ _Row = tuple[Any, ...]
 _END = "\x7f"
 _PAGE_BYTES = 8 * 1024 * 1024
 
-# Serialization failure, deadlock, no lock in time, statement cancelled or timed out:
-# the transaction is undone, and another attempt may succeed.
-_TRY_AGAIN = frozenset({"40001", "40P01", "55P03", "57014"})
-# The server ended the connection; whether it had committed before is not told.
-_ENDED = frozenset({"57P01", "57P02", "57P03", "57P05"})
-
 
 class PostgresBackend:
     """Keeps records in one table of a PostgreSQL database (12 or newer).
@@ -45,9 +45,10 @@ class PostgresBackend:
     ``dsn`` is what libpq takes (``postgresql://user@host/db?sslmode=verify-full``).
     The table is made at the first opening, under a lock, if it is missing. Each event
     loop that opens this backend has up to ``pool_size`` connections. Behind PgBouncer
-    in transaction mode set ``pgbouncer=True``: no statement is then prepared for longer
-    than a transaction, and the timeouts are set by the server's own configuration.
-    ``statement_timeout`` and ``lock_timeout`` are seconds. Time is the server's clock.
+    in transaction mode set ``pgbouncer=True``: nothing then lives for longer than a
+    transaction on its connections. ``statement_timeout`` and ``lock_timeout`` are
+    seconds; the former bounds writes only behind PgBouncer. A server that says nothing
+    for twice as long counts as lost. Time is the server's clock.
     """
 
     concurrent_batches = 2
@@ -65,24 +66,31 @@ class PostgresBackend:
         pgbouncer: bool = False,
     ) -> None:
         self._sql = Statements(schema, table)
+        _check_numbers(pool_size, statement_timeout, lock_timeout)
         settings = {"application_name": application_name}
-        if not pgbouncer:
-            settings |= {
-                "statement_timeout": f"{statement_timeout * 1000:.0f}",
-                "lock_timeout": f"{lock_timeout * 1000:.0f}",
-                # A plan made while the table is small would be kept when it has grown.
-                "enable_seqscan": "off",
-            }
-        self._pgbouncer = pgbouncer
-        parts = urlsplit(dsn)
-        # Where the server is, without a password.
-        self._where = f"{parts.hostname or 'localhost'}{parts.path}"
+        timeouts = {
+            "statement_timeout": f"{statement_timeout * 1000:.0f}",
+            "lock_timeout": f"{lock_timeout * 1000:.0f}",
+        }
+        # Behind PgBouncer a setting lives as long as a transaction.
+        self._begin = ""
+        if pgbouncer:
+            local = [f"SET LOCAL {name} = {timeouts[name]}" for name in timeouts]
+            self._begin = "; ".join(["BEGIN", *local])
+        else:
+            # A plan made while the table is small would be kept when it has grown.
+            settings |= {**timeouts, "enable_seqscan": "off"}
+        self._where = _where(dsn)
+        # From a server that says nothing at all we want to hear no longer than this.
+        patience = 2 * statement_timeout
         self._connections = Connections(
             pool_size,
             self._where,
             dsn=dsn,
             server_settings=settings,
             statement_cache_size=0 if pgbouncer else 100,
+            command_timeout=patience,
+            timeout=patience,
         )
 
     def __repr__(self) -> str:
@@ -92,13 +100,19 @@ class PostgresBackend:
         """Connect, and make the table if it is missing."""
         self._connections.open()
         try:
-            async with self._connections.one() as connection:
-                await prepare(connection, self._sql)
+            try:
+                await self._prepare()
+            except CUT_OFF:  # all of it may be done twice
+                await self._prepare()
         except BaseException as exc:
             await self.aclose()
             if isinstance(exc, (*CUT_OFF, asyncpg.PostgresError)):
                 raise refused(exc, self._where) from exc
             raise
+
+    async def _prepare(self) -> None:
+        async with self._connections.one() as connection:
+            await prepare(connection, self._sql)
 
     async def aclose(self) -> None:
         """Close the connections of this loop once its last store is closed."""
@@ -121,11 +135,11 @@ class PostgresBackend:
         try:
             async with self._connections.one() as connection:
                 landed = await self._send(connection, statement, rows)
-        except asyncpg.PostgresError as exc:
-            if exc.sqlstate in _TRY_AGAIN:
+        except (*CUT_OFF, asyncpg.PostgresError) as exc:
+            if may_try_again(exc):
                 return [False] * len(writes)
-            if isinstance(exc, CUT_OFF) or exc.sqlstate in _ENDED:
-                raise OutcomeUnknownError(f"the connection ended: {exc}") from exc
+            if is_cut_off(exc):
+                raise OutcomeUnknownError(f"the connection ended: {exc!r}") from exc
             raise refused(exc, self._where) from exc
         return [write.key in landed for write in writes]
 
@@ -150,10 +164,14 @@ class PostgresBackend:
         self, connection: asyncpg.Connection, statement: str, rows: list[_Row]
     ) -> set[str]:
         """Run a statement for each row; return the keys that landed."""
-        if self._pgbouncer:
-            # Prepared and run on one server connection, whichever that is.
-            async with connection.transaction():
+        if self._begin:
+            await connection.execute(self._begin)
+            try:
                 answers = await connection.fetchmany(statement, rows)
+            except asyncpg.PostgresError:
+                await connection.execute("ROLLBACK")
+                raise
+            await connection.execute("COMMIT")
         elif len(rows) == 1:
             answers = await connection.fetch(statement, *rows[0])
         else:
@@ -165,7 +183,9 @@ class PostgresBackend:
         try:
             try:
                 return await self._fetch(statement, parameters)
-            except CUT_OFF:
+            except (*CUT_OFF, asyncpg.PostgresError) as exc:
+                if not is_cut_off(exc):
+                    raise
                 return await self._fetch(statement, parameters)
         except (*CUT_OFF, asyncpg.PostgresError) as exc:
             raise refused(exc, self._where) from exc
@@ -175,6 +195,38 @@ class PostgresBackend:
     ) -> list[asyncpg.Record]:
         async with self._connections.one() as connection:
             return await connection.fetch(statement, *parameters)
+
+
+def _check_numbers(
+    pool_size: int, statement_timeout: float, lock_timeout: float
+) -> None:
+    if pool_size < 1:
+        raise ValueError("pool_size must be 1 or more")
+    for name, seconds in (
+        ("statement_timeout", statement_timeout),
+        ("lock_timeout", lock_timeout),
+    ):
+        if not 0.001 <= seconds <= 1_000_000:  # to PostgreSQL, 0 is no limit
+            raise ValueError(f"{name} must be 0.001 to 1,000,000 seconds")
+
+
+def _where(dsn: str) -> str:
+    """Return where the server is, without a password."""
+    parts = urlsplit(dsn)
+    user, _, hosts = parts.netloc.rpartition("@")
+    ports = [host.rpartition("]")[2].partition(":")[2] for host in hosts.split(",")]
+    # Else a password that is not escaped is taken for something else, and shown.
+    if (
+        "@" in user + parts.path
+        or parts.fragment
+        or any(port and not port.isdigit() for port in ports)
+        or not all("=" in pair for pair in parts.query.split("&") if parts.query)
+    ):
+        raise ValueError(
+            "this URL cannot be read; in its user and password write / as %2F, "
+            "? as %3F, # as %23, @ as %40"
+        )
+    return f"{parts.hostname or 'localhost'}{parts.path}"
 
 
 def _key(write: Write) -> str:

@@ -8,22 +8,17 @@ next: such a one is closed, never lent again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from botsessions.errors import BackendError, BackendUnavailableError
+from botsessions.backends.postgres_errors import CUT_OFF, is_answer, refused
+from botsessions.errors import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-
-# The connection ended, or never came to be.
-CUT_OFF = (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError)
-# The server is away, full, starting, or lets nobody in: not the fault of a statement.
-_AWAY = frozenset({"08", "28", "3D", "53", "57"})
 
 
 class Connections:
@@ -59,7 +54,7 @@ class Connections:
             del self._pools[loop]
             await pool.aclose()
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def one(self) -> AsyncIterator[asyncpg.Connection]:
         """Lend a connection of the running loop; waits while all are lent."""
         self._check_process()
@@ -74,10 +69,9 @@ class Connections:
             raise refused(exc, self._where) from exc
         try:
             yield connection
-        except asyncpg.PostgresError:
-            raise  # the server's own word: the connection is in order
-        except BaseException:
-            connection.terminate()
+        except BaseException as exc:
+            if not is_answer(exc):
+                pool.abandon(connection)
             raise
         finally:
             pool.give_back(connection)
@@ -88,17 +82,6 @@ class Connections:
                 "this PostgreSQL store was opened before a fork; open one in each "
                 "process"
             )
-
-
-def refused(exc: Exception, where: str) -> BackendError:
-    """Return our error for one of the driver's that certainly wrote nothing."""
-    sqlstate = getattr(exc, "sqlstate", None) or ""
-    if isinstance(exc, asyncpg.PostgresError) and sqlstate[:2] not in _AWAY:
-        return BackendError(f"PostgreSQL refused ({sqlstate}): {exc}")
-    return BackendUnavailableError(
-        f"PostgreSQL at {where} cannot be used: {exc or type(exc).__name__}; "
-        "check that it runs and lets this user in"
-    )
 
 
 class _Pool:
@@ -122,6 +105,15 @@ class _Pool:
             self._room.release()
             raise
 
+    def abandon(self, connection: asyncpg.Connection) -> None:
+        """Close a connection at once, and those that idle: they fare no better.
+
+        Else each of them would in its turn fail a caller, or keep one waiting in vain.
+        """
+        idle, self._idle = self._idle, []
+        for lost in (connection, *idle):
+            lost.terminate()
+
     def give_back(self, connection: asyncpg.Connection) -> None:
         self._room.release()
         if connection.is_closed():
@@ -133,5 +125,8 @@ class _Pool:
 
     async def aclose(self) -> None:
         idle, self._idle = self._idle, []
-        for connection in idle:
-            await connection.close(timeout=1)
+        # Who does not say goodbye in time has been closed all the same.
+        await asyncio.gather(
+            *(connection.close(timeout=1) for connection in idle),
+            return_exceptions=True,
+        )

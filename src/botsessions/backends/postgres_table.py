@@ -7,13 +7,11 @@ quoted; everything else travels as a parameter.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+
+import asyncpg
 
 from botsessions.errors import BackendUnavailableError
 from botsessions.record import GRACE_MS
-
-if TYPE_CHECKING:
-    import asyncpg
 
 SCHEMA_VERSION = 1
 
@@ -95,11 +93,20 @@ async def prepare(connection: asyncpg.Connection, statements: Statements) -> Non
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
         if await _is_there(connection, statements):
             return  # another process was faster
-        if statements.schema != "public":
-            await connection.execute(
-                f'CREATE SCHEMA IF NOT EXISTS "{statements.schema}"'
-            )
-        await connection.execute(statements.make)
+        make = statements.make
+        # IF NOT EXISTS would ask for the right to make one even if it is there.
+        schema = statements.schema
+        is_there = "SELECT FROM pg_namespace WHERE nspname = $1"
+        if not await connection.fetch(is_there, schema):
+            make = f'\nCREATE SCHEMA "{schema}";{make}'
+        try:
+            await connection.execute(make)
+        except asyncpg.InsufficientPrivilegeError as exc:
+            raise BackendUnavailableError(
+                f"the table {statements.name} is missing, and this user may not make "
+                f"it ({exc.args[0]}). Let an administrator run this, and grant SELECT, "
+                f"INSERT, UPDATE and DELETE on it:{make}"
+            ) from exc
 
 
 async def _is_there(connection: asyncpg.Connection, statements: Statements) -> bool:
