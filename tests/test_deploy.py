@@ -92,9 +92,7 @@ def test_sqlite(tmp_path: Path) -> None:
 def own_database(postgres_server: PostgresServer) -> Iterator[str]:
     postgres_server.execute("CREATE DATABASE deployed", "SELECT 1")
     yield postgres_server.dsn.replace("/postgres", "/deployed")
-    postgres_server.execute(
-        "ALTER ROLE bot RESET ALL", "DROP DATABASE deployed", "SELECT 1"
-    )
+    postgres_server.execute("DROP DATABASE deployed", "SELECT 1")
 
 
 def test_postgres(own_database: str, tmp_path: Path) -> None:

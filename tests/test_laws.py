@@ -179,7 +179,7 @@ class AsyncCallable:
         async_generator,
         AsyncCallable(),
     ],
-    ids=repr,
+    ids=lambda x: repr(x).partition(" at 0x")[0],
 )
 async def test_law_1_what_cannot_be_called_is_refused(
     place: Place, function: Any

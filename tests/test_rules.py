@@ -239,7 +239,7 @@ def test_functions_that_can_be_called(function: Any) -> None:
         AsyncCallable().method,
         functools.partial(coroutine),
     ],
-    ids=repr,
+    ids=lambda x: repr(x).partition(" at 0x")[0],
 )
 def test_functions_that_cannot(function: Any) -> None:
     with pytest.raises(InvalidUpdateError):

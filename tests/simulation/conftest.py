@@ -1,15 +1,18 @@
-"""Counts what the simulation played, and says so at the end (``-v`` for the tables)."""
+"""Counts what the simulation played, and says so at the end (``-v`` for the tables).
+
+Where the tests are shared out to several processes (pytest-xdist) each counts for
+itself, and the one that shared them out adds it all up.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from tests.simulation.hunt import Catch
     from tests.simulation.schedule import Plan, Report
 
 
@@ -20,13 +23,22 @@ class Played:
     runs: Counter[str] = dataclasses.field(default_factory=Counter)
     outcomes: dict[str, Counter[str]] = dataclasses.field(default_factory=dict)
     slowest: dict[str, float] = dataclasses.field(default_factory=dict)
-    catches: list[Catch] = dataclasses.field(default_factory=list)
+    catches: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, plan: Plan, report: Report) -> None:
         """Count one run."""
         self.runs[plan.name] += 1
         self.outcomes.setdefault(plan.name, Counter()).update(report.outcomes)
         self.slowest[plan.name] = max(self.slowest.get(plan.name, 0), report.slowest)
+
+    def merge(self, other: dict[str, Any]) -> None:
+        """Count what another process has played."""
+        self.runs.update(other["runs"])
+        for name, outcomes in other["outcomes"].items():
+            self.outcomes.setdefault(name, Counter()).update(outcomes)
+        for name, slowest in other["slowest"].items():
+            self.slowest[name] = max(self.slowest.get(name, 0), slowest)
+        self.catches += other["catches"]
 
     def summary(self) -> str:
         """Return one line about all of it."""
@@ -49,7 +61,7 @@ class Played:
             shown = ", ".join(f"{count:,} {outcome}" for outcome, count in counts)
             wait = self.slowest[name]
             lines.append(f"{name:<28}{runs:>6,} runs, at most {wait:6.2f} s: {shown}")
-        return [*lines, *map(str, self.catches)]
+        return [*lines, *self.catches]
 
 
 _played = pytest.StashKey[Played]()
@@ -64,6 +76,27 @@ def pytest_configure(config: pytest.Config) -> None:
 def played(pytestconfig: pytest.Config) -> Played:
     """Return what was played so far."""
     return pytestconfig.stash.setdefault(_played, Played())
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand over what was played, if another process asks for it."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        played = session.config.stash[_played]
+        output["played"] = {
+            "runs": dict(played.runs),
+            "outcomes": {plan: dict(found) for plan, found in played.outcomes.items()},
+            "slowest": played.slowest,
+            "catches": played.catches,
+        }
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what another process has played."""
+    output = getattr(node, "workeroutput", {})
+    if "played" in output:
+        node.config.stash[_played].merge(output["played"])
 
 
 def pytest_terminal_summary(

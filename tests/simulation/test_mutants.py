@@ -21,7 +21,7 @@ MOST_SEEDS = 150
 def test_a_mutant_is_caught(mutant: Mutant, played: Played) -> None:
     catch = hunt(mutant, MOST_SEEDS)
     assert catch is not None, f"survived {MOST_SEEDS} seeds of plan {mutant.plan!r}"
-    played.catches.append(catch)
+    played.catches.append(str(catch))
 
 
 def test_a_mutant_leaves_nothing_behind() -> None:
