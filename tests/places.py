@@ -179,6 +179,12 @@ class Redis(Place):
         return self.clock.rule(RedisBackend(self._url))
 
 
+class Valkey(Redis):
+    """A real Valkey server."""
+
+    server = "valkey_server"
+
+
 class RedisBehindSentinels(Redis):
     """Whichever server three Sentinels call the master."""
 
@@ -225,6 +231,7 @@ PLACES = [
     SQLite,
     Postgres,
     Redis,
+    Valkey,
     RedisBehindSentinels,
     RedisInCluster,
 ]
