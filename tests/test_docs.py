@@ -316,6 +316,19 @@ def broken(path: Path, root: Path = ROOT) -> list[str]:
     return [link for link in links(path) if is_broken(link, path, root)]
 
 
+def test_each_test_that_is_named_as_proof_is_there() -> None:
+    named = re.findall(
+        r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / "guarantees.md").read_text()
+    )
+    assert len(named) > 5
+    missing = [
+        f"{path}::{name}"
+        for path, name in named
+        if not re.search(rf"def {name}\(", (ROOT / path).read_text())
+    ]
+    assert missing == []
+
+
 @each_markdown
 def test_each_link_leads_to_something(page: Path) -> None:
     assert broken(page) == []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from botsessions.errors import MissingDependencyError
 from botsessions.store import SessionStore
@@ -121,15 +121,22 @@ def _sqlite(url: str, parts: SplitResult) -> dict[str, Any]:
 
 
 def _postgres(_: str, parts: SplitResult) -> dict[str, Any]:
-    """Keep what is libpq's in the URL: all of the query but our own options."""
-    query = [pair for pair in parse_qsl(parts.query) if pair[0] not in _POSTGRES_TEXTS]
-    return {"dsn": parts._replace(query=urlencode(query)).geturl()}
+    return {"dsn": _without(parts, _POSTGRES_TEXTS)}
 
 
 def _redis(_: str, parts: SplitResult) -> dict[str, Any]:
-    """Keep what is the driver's in the URL: all of the query but our own options."""
-    query = [pair for pair in parse_qsl(parts.query) if pair[0] not in _REDIS_TEXTS]
-    return {"url": parts._replace(query=urlencode(query)).geturl()}
+    return {"url": _without(parts, _REDIS_TEXTS)}
+
+
+def _without(parts: SplitResult, ours: frozenset[str]) -> str:
+    """Return the URL with what is the driver's in its query, just as it stands there.
+
+    What is no pair stays, too: it may be the end of a password, and is to be refused.
+    """
+    theirs = [
+        pair for pair in parts.query.split("&") if pair.partition("=")[0] not in ours
+    ]
+    return parts._replace(query="&".join(theirs)).geturl()
 
 
 _POSTGRES_TEXTS = frozenset({"schema", "table", "application_name"})

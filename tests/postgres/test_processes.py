@@ -3,49 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import botsessions as bs
-from tests.changes import Log
+from tests.bot import told, work
 
 if TYPE_CHECKING:
+    from tests.changes import Log
     from tests.servers.postgres import PostgresServer
 
-# The code under test in every process is the one that is under test in this.
-_ROOT, _SOURCE = Path(__file__).parents[2], Path(bs.__file__).parents[1]
-PATIENCE = 60
 DEADLOCKS = "SELECT sum(deadlocks) FROM pg_stat_database"
 CUT = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
     "WHERE application_name = 'botsessions'"
 )
-
-
-async def bot(number: int, **orders: Any) -> dict[str, list[tuple[str, int]]]:
-    """Let a process work, and return what came of its changes."""
-    orders = {"first": 1 + number * 1_000_000_000, **orders}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.postgres.bot", json.dumps(orders)),
-        env={**os.environ, "PYTHONPATH": f"{_ROOT}{os.pathsep}{_SOURCE}"},
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(orders["seconds"] + PATIENCE):
-            said, _ = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        raise
-    assert process.returncode == 0
-    answer: dict[str, list[tuple[str, int]]] = json.loads(said)
-    return answer
 
 
 async def together(
@@ -54,20 +30,14 @@ async def together(
     """Let so many processes work on the same sessions; return where, and the answers"""
     url = f"{server.dsn}?schema={orders.pop('schema')}"
     bots = [
-        bot(number, url=url, seed=seed + number, **orders) for number in range(count)
+        work(number, url=url, seed=seed + number, **orders) for number in range(count)
     ]
     return url, await asyncio.gather(*bots)
 
 
 async def check(url: str, answers: list[dict[str, Any]], **options: Any) -> Log:
     """Hold what is stored against what all the processes were told."""
-    log = Log()
-    for what in ("acknowledged", "refused", "unknown"):
-        getattr(log, what).extend(
-            (bs.SessionKey.parse(key), number)
-            for answer in answers
-            for key, number in answer[what]
-        )
+    log = told(answers)
     async with bs.open_store(url, **options) as store:
         await log.check(store)
     return log

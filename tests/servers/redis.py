@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tests.servers.postgres import PATIENCE, free_port
 
@@ -30,12 +33,17 @@ class RedisServer:
     """Started at once; ``kill`` and ``start`` again as often as a test likes."""
 
     def __init__(
-        self, directory: Path, *settings: str, port: int | None = None
+        self,
+        directory: Path,
+        *settings: str,
+        port: int | None = None,
+        program: str | None = SERVER,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.port = free_port() if port is None else port
         self._settings = settings
+        self._program = program
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -43,9 +51,13 @@ class RedisServer:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
     def start(self) -> None:
         """Start the server and wait until it answers."""
-        assert SERVER is not None
+        assert self._program is not None
         settings = [
             *("--port", str(self.port), "--bind", "127.0.0.1"),
             *("--dir", str(self.directory), "--save", "", "--appendonly", "yes"),
@@ -55,7 +67,9 @@ class RedisServer:
             *self._settings,
         ]
         self._process = subprocess.Popen(
-            [SERVER, *settings], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [self._program, *settings],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         self.wait_until(self._answers, "Redis does not answer")
 
@@ -75,6 +89,7 @@ class RedisServer:
     def execute(self, *command: Any) -> Any:
         """Run one command and return what came back, as it came."""
         options: dict[str, Any] = {"protocol": 2, "decode_responses": True}
+        options["retry"] = Retry(NoBackoff(), 0)  # unless told it tries for seconds
         with contextlib.closing(
             redis.Redis(port=self.port, socket_timeout=PATIENCE, **options)
         ) as client:
@@ -128,25 +143,38 @@ class RedisSentinels:
             self.servers.append(RedisServer(directory / str(number), *replicaof))
         for server in self.servers[1:]:
             server.wait_until(partial(_is_in_step, server), "a replica is not in step")
-        self._sentinels = [
+        self.sentinels = [
             self._sentinel(directory / f"sentinel{number}") for number in range(3)
         ]
-        for sentinel in self._sentinels:
+        for sentinel in self.sentinels:
             sentinel.wait_until(partial(_knows_all, sentinel), "no quorum")
 
     @property
     def url(self) -> str:
-        hosts = ",".join(f"127.0.0.1:{one.port}" for one in self._sentinels)
+        hosts = ",".join(f"127.0.0.1:{one.port}" for one in self.sentinels)
         return f"redis+sentinel://{hosts}/{self.name}"
 
     @property
     def master(self) -> RedisServer:
         """Return the one that the Sentinels hold to be the master."""
-        answer = self._sentinels[0].execute(
+        answer = self.sentinels[0].execute(
             "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name
         )
         port = int(answer[1])
         return next(server for server in self.servers if server.port == port)
+
+    @property
+    def replicas(self) -> list[RedisServer]:
+        """Return the others."""
+        master = self.master
+        return [server for server in self.servers if server is not master]
+
+    def settle(self) -> None:
+        """Wait until both others follow the master, and every Sentinel says so."""
+        for server in self.replicas:
+            server.wait_until(partial(_follows, server, self), "a replica is astray")
+        for sentinel in self.sentinels:
+            sentinel.wait_until(partial(_is_calm, sentinel), "the Sentinels disagree")
 
     def empty(self) -> None:
         """Remove all keys."""
@@ -154,7 +182,7 @@ class RedisSentinels:
 
     def stop(self) -> None:
         """Stop all of them in order."""
-        for server in [*self._sentinels, *self.servers]:
+        for server in [*self.sentinels, *self.servers]:
             server.stop()
 
     def _sentinel(self, directory: Path) -> _Sentinel:
@@ -192,6 +220,21 @@ def _is_in_step(replica: RedisServer) -> bool:
     return link == "up"
 
 
+def _follows(replica: RedisServer, sentinels: RedisSentinels) -> bool:
+    told = replica.info("INFO", "replication")
+    follows = told.get("master_port") == str(sentinels.master.port)
+    return follows and _is_in_step(replica)
+
+
+def _is_calm(sentinel: RedisServer) -> bool:
+    """Tell whether a Sentinel holds neither the master nor a replica to be down."""
+    [told] = sentinel.execute("SENTINEL", "MASTERS")
+    name = told[1]
+    others = sentinel.execute("SENTINEL", "REPLICAS", name)
+    flags = [one[one.index("flags") + 1] for one in (told, *others)]
+    return flags == ["master", "slave", "slave"]
+
+
 def _knows_all(sentinel: RedisServer) -> bool:
     """Tell whether a Sentinel knows both replicas and both other Sentinels."""
     [told] = sentinel.execute("SENTINEL", "MASTERS")
@@ -208,6 +251,8 @@ class RedisCluster:
             RedisServer(
                 directory / str(number),
                 *("--cluster-enabled", "yes", "--cluster-node-timeout", "1000"),
+                # No replica is named before its master has first said a word to it.
+                *("--repl-ping-replica-period", "1"),
                 *settings,
                 port=_free_port_with_bus(),
             )
@@ -230,6 +275,22 @@ class RedisCluster:
             server.wait_until(partial(_is_whole, server, replicas), "no whole cluster")
         for server in self.servers[3:]:
             server.wait_until(partial(_is_in_step, server), "a replica is not in step")
+
+    def settle(self) -> None:
+        """Wait until all agree on three masters, each with a replica in step."""
+        for server in self.servers:
+            server.wait_until(partial(_is_whole, server, 1), "no whole cluster")
+            server.wait_until(partial(_has_part, server), "one is astray")
+
+    def move(self, slot: int, source: RedisServer, target: RedisServer) -> None:
+        """Give a slot with its keys, one by one, to another master."""
+        target.execute("CLUSTER", "SETSLOT", slot, "IMPORTING", self.id(source))
+        source.execute("CLUSTER", "SETSLOT", slot, "MIGRATING", self.id(target))
+        address = ("127.0.0.1", target.port)
+        while keys := source.execute("CLUSTER", "GETKEYSINSLOT", slot, 1):
+            source.execute("MIGRATE", *address, "", 0, 5000, "KEYS", *keys)
+        for server in (target, source):
+            server.execute("CLUSTER", "SETSLOT", slot, "NODE", self.id(target))
 
     @property
     def url(self) -> str:
@@ -260,6 +321,15 @@ class RedisCluster:
             server.stop()
 
 
+def _has_part(server: RedisServer) -> bool:
+    """Tell whether a server is a master with slots, or a replica in step."""
+    told = server.info("INFO", "replication")
+    if told["role"] == "slave":
+        return told["master_link_status"] == "up"
+    port = server.port
+    return any(master[1] == port for _, _, master, *_ in _slots(server))
+
+
 def _slots(server: RedisServer) -> list[Any]:
     found: list[Any] = server.execute("CLUSTER", "SLOTS")
     return found
@@ -279,8 +349,13 @@ def _is_whole(server: RedisServer, replicas: int) -> bool:
 
 
 def _free_port_with_bus() -> int:
-    """Return a free port whose partner, 10,000 above, can be had as well."""
+    """Return a free port whose partner, 10,000 above, can be had as well.
+
+    That one too is none which the system gives to outgoing connections.
+    """
     while True:
         port = free_port()
-        if port <= 55_535:
-            return port
+        with socket.socket() as bus, contextlib.suppress(OSError):
+            if port < 22_000:
+                bus.bind(("127.0.0.1", port + 10_000))
+                return port

@@ -373,7 +373,8 @@ MUTANTS = [
         _BATCHED,
         {
             "        elif outcome:\n": (
-                "        elif ([o.answer() for o in lane.taken if o.error], outcome)[1]:\n"
+                "        elif ([o.answer() for o in lane.taken if o.error]"
+                ", outcome)[1]:\n"
             )
         },
     ),

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import (
     AskError,
+    ClusterCrossSlotError,
     ClusterError,
     MovedError,
     NoPermissionError,
@@ -52,11 +53,17 @@ _HOPS = 5
 _PAGE = 50
 _WINDOW = 100_000
 _SCAN = 1000
-# Seconds for a server to say how it is set up.
-_PATIENCE = 2.0
+# Seconds for a server to say how it is set up, and for each step of a listing.
+_PATIENCE, _STEP_PATIENCE = 2.0, 5.0
 _LANDED = 1
 # It is the server that cannot, not this write: a busy one, no disk, no replicas, ...
-_AWAY = (AskError, ClusterError, NoPermissionError, ReadOnlyError)
+_AWAY = (
+    AskError,
+    ClusterCrossSlotError,
+    ClusterError,
+    NoPermissionError,
+    ReadOnlyError,
+)
 _AWAY_CODES = frozenset({"BUSY", "MISCONF", "NOREPLICAS"})
 
 
@@ -168,7 +175,7 @@ class RedisBackend:
             keys, more = await self._following(prefix, after)
             for begin in range(0, len(keys), size):
                 chosen = keys[begin : begin + size]
-                now, records = await self.load(chosen)
+                now, records = await self._load_in_time(chosen)
                 entries = []
                 for key, record in zip(chosen, records, strict=True):
                     if isinstance(record, BackendError):
@@ -196,6 +203,13 @@ class RedisBackend:
             raise BackendError(
                 "this Redis store was opened before a fork; open one in each process"
             )
+
+    async def _load_in_time(self, keys: Sequence[str]) -> Loaded:
+        try:
+            async with asyncio.timeout(_STEP_PATIENCE):
+                return await self.load(keys)
+        except TimeoutError as exc:
+            raise away(self._place.where, exc) from exc
 
     async def _following(self, prefix: str, after: str) -> tuple[list[str], bool]:
         """Return the first keys behind that one, in order; tell if there are more."""
@@ -318,13 +332,18 @@ class _Batch:
         except (BackendUnavailableError, OutcomeUnknownError) as exc:
             self._servers.outdated()
             return [(part, exc) for part in parts]
-        why = "" if self._wait is None else _unconfirmed(replies.pop(), self._wait)
+        why, left_behind = "", False
+        if self._wait is not None:
+            replicas = replies.pop()
+            why = _unconfirmed(replicas, self._wait)
+            # A replica refuses to WAIT, and a connection may outlive its master's rank.
+            left_behind = isinstance(replicas, Exception)
         if self._clock is not None:
             time = replies.pop(0)
             if isinstance(time, Exception):
                 return [(part, time) for part in parts]
             self.now = max(self.now or 0, self._clock.milliseconds(time))
-        if any(map(_was_master, replies)):
+        if left_behind or any(map(_was_master, replies)):
             await node.drop_idle()
         left = iter(replies)
         answered = []
@@ -354,6 +373,8 @@ def _unconfirmed(replicas: Any, wait: Command) -> str:
     """Say what is missing if not enough replicas answered."""
     if isinstance(replicas, int) and replicas >= int(wait[1]):
         return ""
+    if isinstance(replicas, Exception):
+        return f"Redis does not tell whether its replicas have it: {replicas}"
     return (
         f"only {replicas} of {wait[1]!r} replicas have confirmed it within "
         f"{int(wait[2]) / 1000:g} s; a failover may undo it"
@@ -388,7 +409,7 @@ def _refusal(key: str, exc: Exception) -> BackendError:
         return exc
     if isinstance(exc, OutcomeUnknownError):
         return BackendUnavailableError(str(exc))
-    if isinstance(exc, MovedError):
+    if isinstance(exc, (MovedError, ClusterCrossSlotError)):
         why = f"{key!r} is on another server; for a Cluster write redis+cluster://…"
     elif isinstance(exc, ReadOnlyError):
         why = f"Redis is a read-only replica here, and was asked to write {key!r}"
@@ -408,12 +429,9 @@ def _refusal(key: str, exc: Exception) -> BackendError:
 async def _look_at(node: Node) -> None:
     """Warn if the server removes what it should keep."""
     try:
-        async with asyncio.timeout(_PATIENCE):
-            [found] = await node.exchange([("INFO", "memory")])
-    except (BackendUnavailableError, OutcomeUnknownError, TimeoutError):
-        return  # whoever needs this server will hear of it
-    if isinstance(found, Exception):
-        return  # this user may not ask
+        found = await node.ask(("INFO", "memory"), _PATIENCE)
+    except BackendUnavailableError:
+        return  # this user may not ask; or whoever needs the server will hear of it
     told = dict(re.findall(rb"(\w+):([\w-]+)", found))
     policy = told.get(b"maxmemory_policy", b"noeviction").decode()
     if policy != "noeviction" and told.get(b"maxmemory") != b"0":
@@ -431,13 +449,7 @@ async def _scan(node: Node, prefix: str) -> AsyncIterator[list[str]]:
     cursor: str | bytes = "0"
     while True:
         command = ("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN)
-        try:
-            [reply] = await node.exchange([command])
-        except OutcomeUnknownError as exc:
-            raise BackendUnavailableError(str(exc)) from exc
-        if isinstance(reply, Exception):
-            raise away(node.name, reply)
-        cursor, keys = reply
+        cursor, keys = await node.ask(command, _STEP_PATIENCE)
         yield [key.decode("latin-1") for key in keys]
         if cursor == b"0":
             return

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import hiredis
 from redis.crc import key_slot
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError, RedisError  # noqa: A004 - the driver's
 
 from botsessions.errors import BackendUnavailableError, OutcomeUnknownError
 
@@ -82,24 +82,43 @@ class Node:
         if something was and the replies did not come.
         """
         sent = b"".join(map(_packed, commands))
-        connection = self._idle.pop() if self._idle else await self._new()
+        idle = self._idle
+        connection = idle.pop() if idle else await self._new()
         try:
             await connection.send_packed_command(sent)
             replies = [await _reply(connection) for _ in commands]
-        except _FAULTS as exc:
-            # What ended this one has probably ended the others as well.
+        except BaseException as exc:
+            # What ended this one, or made it fall silent, has done so to the others.
+            await drop(connection)
             await self.drop_idle()
+            if not isinstance(exc, _FAULTS):
+                raise
             raise OutcomeUnknownError(
                 f"the connection to Redis at {self.name} ended: {exc}"
             ) from exc
-        except BaseException:
-            await drop(connection)
-            raise
-        if self._closed:
+        if self._closed or idle is not self._idle:  # dropped meanwhile
             await drop(connection)
         else:
-            self._idle.append(connection)
+            idle.append(connection)
         return replies
+
+    async def ask(self, command: Command, patience: float) -> Any:
+        """Return the reply to a command that changes nothing, within so many seconds.
+
+        Raises ``BackendUnavailableError`` for a refusal as well.
+        """
+        try:
+            async with asyncio.timeout(patience):
+                try:
+                    [reply] = await self.exchange([command])
+                except OutcomeUnknownError:
+                    # An idle connection may have died unseen: take a new one.
+                    [reply] = await self.exchange([command])
+        except (OutcomeUnknownError, TimeoutError) as exc:
+            raise away(self.name, exc) from exc
+        if isinstance(reply, Exception):
+            raise away(self.name, reply)
+        return reply
 
     async def drop_idle(self) -> None:
         """Close the connections that nobody uses."""
@@ -110,13 +129,24 @@ class Node:
     async def aclose(self) -> None:
         """Close what is idle now, and the others when they are."""
         self._closed = True
-        await self.drop_idle()
+        idle, self._idle = self._idle, []
+        # Both sides part in order, which with TLS takes a moment.
+        await asyncio.gather(*(drop(one, in_order=True) for one in idle))
 
     async def _new(self) -> AbstractConnection:
         try:
-            return await self._connect()
+            return await self._connect_twice()
         except _FAULTS as exc:
             raise away(self.name, exc) from exc
+
+    async def _connect_twice(self) -> AbstractConnection:
+        try:
+            return await self._connect()
+        except ConnectionError as exc:
+            if type(exc) is not ConnectionError:  # a login that was refused, ...
+                raise
+            # Cut off while it logged in, perhaps, and all the others with it.
+            return await self._connect()
 
 
 class OneServer:
@@ -217,17 +247,12 @@ class Cluster:
         problem: Exception | None = None
         for node in dict.fromkeys([*self._slots, *self._first]):
             try:
-                async with asyncio.timeout(_PATIENCE):
-                    [found] = await node.exchange([("CLUSTER", "SLOTS")])
-                if not isinstance(found, Exception):
-                    await self._learn(found, node)
-                    return
-            except (BackendUnavailableError, OutcomeUnknownError) as exc:
+                found = await node.ask(("CLUSTER", "SLOTS"), _PATIENCE)
+            except BackendUnavailableError as exc:
                 problem = exc
-            except TimeoutError as exc:
-                problem = away(node.name, exc)
             else:
-                problem = away(node.name, found)
+                await self._learn(found, node)
+                return
         raise BackendUnavailableError(str(problem)) from problem
 
     async def _learn(self, found: list[Any], asked: Node) -> None:
@@ -249,7 +274,7 @@ class Cluster:
 def away(name: str, exc: Exception) -> BackendUnavailableError:
     """Return our error for a server that cannot be used, with nothing written."""
     return BackendUnavailableError(
-        f"Redis at {name} cannot be used: {str(exc) or type(exc).__name__}; "
+        f"Redis at {name} cannot be used: {str(exc) or 'no answer in time'}; "
         "check that it runs, and that this user may use it"
     )
 
@@ -269,7 +294,7 @@ async def _reply(connection: AbstractConnection) -> Any:
         raise
 
 
-async def drop(connection: AbstractConnection) -> None:
+async def drop(connection: AbstractConnection, *, in_order: bool = False) -> None:
     """Close a connection, whatever state it is in."""
     with suppress(*_FAULTS):
-        await connection.disconnect(nowait=True)
+        await connection.disconnect(nowait=not in_order)

@@ -12,13 +12,14 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from redis.asyncio import ConnectionPool, Sentinel, SSLConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.asyncio.sentinel import MasterNotFoundError, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import ReadOnlyError
 
 from botsessions.backends.redis_nodes import Cluster, Node, OneServer, drop
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from urllib.parse import SplitResult
 
     from redis.asyncio.connection import AbstractConnection
@@ -48,7 +49,7 @@ class _Sentinels(NamedTuple):
 
 
 class Place:
-    """Where the records are; ``name`` tells it without a password."""
+    """Where the records are; ``name`` and ``where`` tell it without a password."""
 
     def __init__(self, url: str, client_name: str) -> None:
         parts = urlsplit(url)
@@ -58,14 +59,14 @@ class Place:
                 "write redis://host:6379/0, rediss://…, unix:///path.sock, "
                 "redis+sentinel://host:26379,…/name or redis+cluster://host:6379,…"
             )
-        if parts.fragment:
-            raise ValueError("a Redis URL has no #; in a password write %23")
         self._kind = kind
+        _check_readable(parts)
         self._addresses = _addresses(
             parts, _SENTINEL_PORT if kind == "sentinel" else _PORT
         )
         hosts = ",".join(f"{host}:{port}" for host, port in self._addresses)
-        self.name = f"{parts.scheme}://{'' if base == 'unix' else hosts}{parts.path}"
+        self.where = f"{'' if base == 'unix' else hosts}{parts.path}"
+        self.name = f"{parts.scheme}://{self.where}"
         self._service = ""
         self._login: dict[str, str] = {}
         path = parts.path
@@ -91,8 +92,7 @@ class Place:
             return Cluster(self._addresses, self._connect_to)
         if self._kind == "sentinel":
             return self._by_sentinel()
-        where = self.name.partition("://")[2]
-        return OneServer(Node(where, self._connect))
+        return OneServer(Node(self.where, self._connect))
 
     async def _connect(self) -> AbstractConnection:
         return await _connected(self._class(**self._options))
@@ -125,27 +125,49 @@ class Place:
         pool = SentinelConnectionPool(self._service, sentinel, ssl=secure, **options)
 
         async def connect() -> AbstractConnection:
-            connection = await _connected(pool.make_connection())
-            await connection.send_command("ROLE")
-            [role, *_] = await connection.read_response(disable_decoding=True)
-            if role != b"master":
-                # The Sentinels have not yet agreed, or one is behind.
-                await drop(connection)
-                raise ReadOnlyError(f"{self._service} has no master just now")
-            return connection
+            try:
+                return await _connected(pool.make_connection(), self._is_master)
+            except MasterNotFoundError as exc:  # it says too much of the driver's own
+                raise MasterNotFoundError(
+                    f"no Sentinel that answers knows a master {self._service!r}, "
+                    "or lets us ask (sentinel_password=)"
+                ) from exc
 
         closing = [one.aclose for one in sentinel.sentinels]
-        where = self.name.partition("://")[2]
-        return OneServer(Node(where, connect), *closing)
+        return OneServer(Node(self.where, connect), *closing)
+
+    async def _is_master(self, connection: AbstractConnection) -> None:
+        await connection.send_command("ROLE")
+        [role, *_] = await connection.read_response(disable_decoding=True)
+        if role != b"master":
+            # The Sentinels have not yet agreed, or one is behind.
+            raise ReadOnlyError(f"{self._service} has no master just now")
 
 
 def _addresses(parts: SplitResult, port: int) -> list[Address]:
-    hosts = parts.netloc.rpartition("@")[2]
-    found = [urlsplit(f"//{host}") for host in hosts.split(",")]
-    try:
-        return [(one.hostname or "localhost", one.port or port) for one in found]
-    except ValueError as exc:
-        raise ValueError(f"a port in {hosts!r} is no number") from exc
+    found = [urlsplit(f"//{host}") for host in _hosts(parts)]
+    return [(one.hostname or "localhost", one.port or port) for one in found]
+
+
+def _hosts(parts: SplitResult) -> list[str]:
+    return parts.netloc.rpartition("@")[2].split(",")
+
+
+def _check_readable(parts: SplitResult) -> None:
+    """Refuse where a password that is not escaped was taken for something else."""
+    ports = [host.rpartition("]")[2].partition(":")[2] for host in _hosts(parts)]
+    if (
+        "@" in parts.path
+        or parts.fragment
+        or not all(
+            not port or (port.isdecimal() and int(port) < 65_536) for port in ports
+        )
+        or not all("=" in pair for pair in parts.query.split("&") if parts.query)
+    ):
+        raise ValueError(
+            "this URL cannot be read: a port in it is no number, or its user or "
+            "password is not escaped; there write / as %2F, ? as %3F, # as %23"
+        )
 
 
 def _pool(
@@ -176,10 +198,16 @@ def _pool(
     return pool
 
 
-async def _connected(connection: AbstractConnection) -> AbstractConnection:
+async def _connected(
+    connection: AbstractConnection,
+    check: Callable[[AbstractConnection], Awaitable[None]] | None = None,
+) -> AbstractConnection:
     try:
-        async with asyncio.timeout(_PATIENCE):
+        # The driver bounds the connecting alone, not the logging in.
+        async with asyncio.timeout(connection.socket_connect_timeout):
             await connection.connect()
+            if check is not None:
+                await check(connection)
     except BaseException:
         await drop(connection)
         raise

@@ -1,0 +1,240 @@
+"""A Cluster whose masters are killed and whose slots move; and what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis.crc import key_slot
+
+import botsessions as bs
+from tests.changes import Load
+from tests.conftest import need_redis
+from tests.redis.faults import lost
+from tests.servers.redis import RedisCluster, RedisServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+KEYS = [bs.SessionKey(chat_id=number) for number in range(50)]
+
+
+def count(session: dict[Any, Any]) -> dict[Any, Any]:
+    return {"n": session.get("n", 0) + 1}
+
+
+def slot(namespace: str, key: bs.SessionKey) -> int:
+    found: int = key_slot(f"{namespace}/{key}".encode())
+    return found
+
+
+@pytest.fixture(scope="module")
+def _own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    need_redis()
+    cluster = RedisCluster(tmp_path_factory.mktemp("own-cluster"))
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def own_cluster(_own: RedisCluster) -> Iterator[RedisCluster]:
+    """Return a Cluster whose masters a test may kill; it is whole again for each."""
+    yield _own
+    heal(_own)
+
+
+def heal(cluster: RedisCluster) -> None:
+    for server in cluster.servers:
+        if not server.is_running:
+            server.start()
+        server.send(signal.SIGCONT)
+    cluster.settle()
+
+
+def load_of(
+    cluster: RedisCluster, master: RedisServer, store: bs.SessionStore, namespace: str
+) -> tuple[Load, Load]:
+    """Return callers who work on the keys of one master, and on those of others."""
+    keys = [bs.SessionKey(chat_id=number) for number in range(150)]
+    owners = {key: cluster.owner(slot(namespace, key)) for key in keys}
+    its = Load(store, 1)
+    its._keys = [key for key in keys if owners[key] is master]
+    others = Load(store, 2, first=1_000_000)
+    others._keys = [key for key in keys if owners[key] is not master]
+    return its, others
+
+
+# A master is away.
+
+
+@pytest.mark.parametrize("coverage", ["no", "yes"])
+async def test_a_master_that_is_killed_is_replaced_and_the_others_go_on(
+    own_cluster: RedisCluster, namespace: str, coverage: str
+) -> None:
+    for server in own_cluster.servers:
+        server.execute("CONFIG", "SET", "cluster-require-full-coverage", coverage)
+    async with bs.open_store(own_cluster.url, namespace=namespace, timeout=2) as store:
+        master = own_cluster.owner(0)
+        its, others = load_of(own_cluster, master, store, namespace)
+        async with its, others:
+            master.kill()
+            began = time.monotonic()
+            back = asyncio.create_task(its.served(within=15))
+            while not back.done():
+                await others.served(within=1 if coverage == "no" else 15)
+            await back
+            away = time.monotonic() - began
+            await asyncio.to_thread(master.start)
+            await its.served(within=2)
+            await others.served(within=2)
+            await asyncio.to_thread(own_cluster.settle)
+            await its.served(within=1)
+        assert await lost(store, others.log, its.log) == 0
+        assert others.log.unknown == []
+        if coverage == "no":
+            assert others.log.refused == []
+        else:
+            assert others.log.refused
+        assert 1 < away < 8
+
+
+async def test_with_wait_replicas_nothing_acknowledged_is_lost_with_a_master(
+    own_cluster: RedisCluster, namespace: str
+) -> None:
+    options: dict[str, Any] = {"wait_replicas": 1, "wait_timeout": 0.3, "timeout": 2}
+    url = own_cluster.url
+    async with bs.open_store(url, namespace=namespace, **options) as store:
+        master = own_cluster.owner(0)
+        async with Load(store, 3) as load:
+            master.kill()
+            await replaced(own_cluster, master)
+            await asyncio.to_thread(heal, own_cluster)
+            await load.served(within=3)
+        await load.log.check(store)
+
+
+async def test_a_master_that_hangs_is_replaced_and_its_late_writes_are_nobodys(
+    own_cluster: RedisCluster, namespace: str
+) -> None:
+    options: dict[str, Any] = {"wait_replicas": 1, "wait_timeout": 0.3, "timeout": 2}
+    url = own_cluster.url
+    async with bs.open_store(url, namespace=namespace, **options) as store:
+        master = own_cluster.owner(0)
+        async with Load(store, 4) as load:
+            master.send(signal.SIGSTOP)
+            await replaced(own_cluster, master)
+            master.send(signal.SIGCONT)
+            await asyncio.to_thread(heal, own_cluster)
+            await load.served(within=3)
+        await load.log.check(store)
+
+
+async def replaced(cluster: RedisCluster, gone: RedisServer) -> None:
+    """Wait until slot 0 has another master, by the word of another server."""
+    witness = next(server for server in cluster.servers if server is not gone)
+    for _ in range(150):
+        for first, _, (_, port, *_), *_ in witness.execute("CLUSTER", "SLOTS"):
+            if first == 0 and port != gone.port:
+                return
+        await asyncio.sleep(0.1)
+    raise TimeoutError("no replica took over")
+
+
+# Slots move.
+
+
+def crowded(namespace: str, slots: int, each: int) -> list[bs.SessionKey]:
+    """Return keys of which several are in one slot."""
+    by_slot: dict[int, list[bs.SessionKey]] = {}
+    found: list[bs.SessionKey] = []
+    for number in range(10**6):
+        key = bs.SessionKey(chat_id=number)
+        its = by_slot.setdefault(slot(namespace, key), [])
+        its.append(key)
+        if len(its) == each:
+            found += its
+            if len(found) == slots * each:
+                break
+    return found
+
+
+async def test_slots_that_move_under_load_are_followed_and_nobody_notices(
+    redis_cluster: RedisCluster, namespace: str
+) -> None:
+    keys = crowded(namespace, slots=20, each=5)
+    rng = random.Random(6)
+    for server in redis_cluster.servers:
+        server.execute("CONFIG", "RESETSTAT")
+    async with bs.open_store(redis_cluster.url, namespace=namespace) as store:
+        load = Load(store, seed=6, callers=60)
+        load._keys = keys
+        async with load:
+            for number in sorted({slot(namespace, key) for key in keys}):
+                owners = [redis_cluster.owner(n) for n in (0, 8000, 16383)]
+                source = redis_cluster.owner(number)
+                target = rng.choice([one for one in owners if one is not source])
+                for way in ((source, target), (target, source)):
+                    await asyncio.to_thread(redis_cluster.move, number, *way)
+            await load.served(within=1)
+        await load.log.check(store)
+    assert (load.log.refused, load.log.unknown) == ([], [])
+    followed = dict.fromkeys(("ASK", "MOVED", "TRYAGAIN"), 0)
+    for server in redis_cluster.servers:
+        told = server.info("INFO", "errorstats")
+        for name in followed:
+            followed[name] += int(told.get(f"errorstat_{name}", "count=0")[6:])
+    assert min(followed.values()) > 0, followed
+
+
+# What is said of it.
+
+
+async def test_a_server_of_a_cluster_that_forgets_the_script_is_told_it_again(
+    redis_cluster: RedisCluster, namespace: str
+) -> None:
+    async with bs.open_store(redis_cluster.url, namespace=namespace) as store:
+        async with Load(store, seed=7) as load:
+            for server in redis_cluster.servers[:3] * 3:
+                await asyncio.to_thread(server.execute, "SCRIPT", "FLUSH")
+                await load.served(within=1)
+        await load.log.check(store)
+    assert (load.log.refused, load.log.unknown) == ([], [])
+
+
+async def test_a_dead_address_in_the_url_is_passed_over(
+    redis_cluster: RedisCluster, namespace: str
+) -> None:
+    living = redis_cluster.servers[1].port
+    began = time.monotonic()
+    url = f"redis+cluster://127.0.0.1:1,127.0.0.1:{living}"
+    async with bs.open_store(url, namespace=namespace) as store:
+        assert await store.update(KEYS[0], count) == {"n": 1}
+    assert time.monotonic() - began < 1
+    with pytest.raises(bs.BackendUnavailableError, match=r"127.0.0.1:2 .*check that"):
+        await bs.open_store("redis+cluster://127.0.0.1:1,127.0.0.1:2").get(KEYS[0])
+
+
+async def test_who_takes_a_cluster_for_one_server_is_told_what_to_write(
+    redis_cluster: RedisCluster, redis_server: RedisServer, namespace: str
+) -> None:
+    said = r"for a Cluster write redis\+cluster://"
+    async with bs.open_store(redis_cluster.servers[0].url, namespace=namespace) as one:
+        updates = [one.update(key, count) for key in KEYS]
+        for error in await asyncio.gather(*updates, return_exceptions=True):
+            assert isinstance(error, bs.BackendUnavailableError)
+            with pytest.raises(bs.BackendUnavailableError, match=said):
+                raise error
+        elsewhere = next(
+            key
+            for key in KEYS
+            if redis_cluster.owner(slot(namespace, key)) is not redis_cluster.servers[0]
+        )
+        with pytest.raises(bs.BackendUnavailableError, match=said):
+            await one.get(elsewhere)
+    wrong = f"redis+cluster://127.0.0.1:{redis_server.port}"
+    with pytest.raises(bs.BackendUnavailableError, match="cluster support disabled"):
+        await bs.open_store(wrong).get(KEYS[0])
