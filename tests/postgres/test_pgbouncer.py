@@ -145,7 +145,7 @@ async def test_timeouts_hold_for_our_writes_and_for_nobody_else(
     timeouts: dict[str, float],
 ) -> None:
     url = f"{pgbouncer.dsn}?schema={schema}"
-    async with bs.open_store(url, pgbouncer=True, timeout=0.5, **timeouts) as store:
+    async with bs.open_store(url, pgbouncer=True, timeout=2, **timeouts) as store:
         await store.put(KEYS[0], {"n": 1})
         other = await asyncpg.connect(postgres_server.dsn)
         async with other.transaction():
