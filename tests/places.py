@@ -151,7 +151,7 @@ class Postgres(Place):
 
     def __init__(self, directory: Path, server: PostgresServer) -> None:
         super().__init__(directory)
-        self._schema = f"place{next(_numbers)}"
+        self._schema = new_name()
         self.clock = ServerClock(server, self._schema)
         path = f"{self._schema},pg_catalog"
         self._dsn = f"{server.dsn}?options=-csearch_path%3D{path}"
@@ -222,6 +222,11 @@ class OnlyContract:
 
     async def sweep(self, prefix: str, limit: int) -> int:
         return await self._backend.sweep(prefix, limit)
+
+
+def new_name() -> str:
+    """Return a name for what is to be of one test only: a schema, a namespace."""
+    return f"alone{next(_numbers)}"
 
 
 _numbers = itertools.count(1)

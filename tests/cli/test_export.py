@@ -28,7 +28,16 @@ from botsessions import (
 from botsessions.cli import source
 from botsessions.cli.jsonl import entry_of, line_of
 from botsessions.cli.source import Line
-from tests.cli.test_copy import HOSTILE, place, records, sessions_in, start
+from tests.cli.test_copy import (
+    ADA,
+    BOB,
+    EVE,
+    HOSTILE,
+    place,
+    records,
+    sessions_in,
+    start,
+)
 from tests.cli.tool import COMMAND, PATIENCE, write_lines
 from tests.test_codec import ONE_OF_EACH, OWN, Form, Step, same
 from tests.test_codec import sessions as any_session
@@ -39,7 +48,6 @@ if TYPE_CHECKING:
 
     from tests.cli.conftest import Cli, Sessions
 
-ADA, BOB, EVE = (SessionKey(chat_id=number) for number in (1, 2, 3))
 OTHER = ("--store", "sqlite:///other.db")
 
 

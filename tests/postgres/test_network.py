@@ -1,261 +1,21 @@
-"""Faults of the network, and what is true afterwards."""
+"""What a network can do to the word by which PostgreSQL ends a connection."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import random
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import pytest
-
-import botsessions as bs
-from tests.changes import Load
+from tests.lines import Postgres
 from tests.servers import proxy
 from tests.servers.proxy import Deed, Proxy, Then, Way
+from tests.test_network import KEYS, MARK, count, several_idle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.servers.postgres import PostgresServer
-
-KEYS = [bs.SessionKey(chat_id=number) for number in range(50)]
-# What every session here holds, so that a proxy knows a commit when it sees one.
-MARK = "a commit"
-KILL = (
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = "
-)
-
-
-def count(session: dict[Any, Any]) -> dict[Any, Any]:
-    return {"mark": MARK, "n": session.get("n", 0) + 1}
-
-
-def through(between: Proxy, schema: str, **options: Any) -> bs.SessionStore:
-    url = f"postgresql://bot@127.0.0.1:{between.port}/postgres?schema={schema}"
-    return bs.open_store(url, **options)
-
-
-def at_commits(way: Way, deed: Deed, times: float = 1) -> proxy.Rule:
-    """Do something to so many commits, or to the first piece of their answers."""
-    left = times
-    answers = 0
-
-    def rule(this: Way, piece: bytes, before: int) -> Deed:
-        nonlocal left, answers
-        hit = this is Way.REQUEST and MARK.encode() in piece
-        if hit and way is Way.REPLY and left:
-            answers += 1
-        elif this is Way.REPLY and answers:
-            answers -= 1
-            hit = True
-        if not (hit and this is way and left):
-            return proxy.PASS
-        left -= 1
-        return deed
-
-    return rule
-
-
-async def until(condition: Callable[[], bool], within: float = 10) -> None:
-    async with asyncio.timeout(within):
-        while not condition():  # noqa: ASYNC110 - it changes in many places
-            await asyncio.sleep(0.001)
-
-
-# One commit, cut off: both sides of the truth.
-
-
-@pytest.mark.parametrize("times", [1, 3])
-@pytest.mark.parametrize(
-    ("way", "deed", "lands"),
-    [
-        pytest.param(*(Way.REQUEST, proxy.CUT_BEFORE, ""), id="the request is lost"),
-        pytest.param(*(Way.REQUEST, Deed(30, Then.CUT), ""), id="a part of it arrives"),
-        pytest.param(Way.REQUEST, proxy.CUT_BEHIND, "yes", id="the answer is lost"),
-        pytest.param(Way.REPLY, proxy.CUT_BEFORE, "yes", id="the answer is cut off"),
-        pytest.param(Way.REPLY, Deed(9, Then.CUT), "yes", id="a part comes back"),
-    ],
-)
-async def test_a_commit_that_is_cut_off_is_applied_once(
-    postgres_server: PostgresServer,
-    schema: str,
-    way: Way,
-    deed: Deed,
-    lands: str,
-    times: int,
-) -> None:
-    async with (
-        Proxy(postgres_server.port) as between,
-        through(between, schema) as store,
-    ):
-        for n in (1, 2):  # the first makes the record, the second replaces it
-            between.rule = at_commits(way, deed, times)
-            assert (await store.update(KEYS[0], count))["n"] == n
-            assert (await store.get(KEYS[0]))["n"] == n
-            # One that landed is not sent again.
-            assert between.faults[way, Then.CUT] == n * (1 if lands else times)
-
-
-@pytest.mark.parametrize("way", Way)
-async def test_a_commit_that_gets_no_answer_is_settled_in_time(
-    postgres_server: PostgresServer, schema: str, way: Way
-) -> None:
-    async with (
-        Proxy(postgres_server.port) as between,
-        through(between, schema, timeout=0.6) as store,
-    ):
-        for n in (1, 2):
-            between.rule = at_commits(way, proxy.SILENCE)
-            assert (await store.update(KEYS[0], count))["n"] == n
-            assert (await store.get(KEYS[0]))["n"] == n
-            assert between.faults[way, Then.SILENCE] == n
-
-
-@pytest.mark.parametrize(("way", "landed"), [(Way.REQUEST, ""), (Way.REPLY, "yes")])
-async def test_a_silence_until_the_end_of_the_call_is_an_unknown_outcome(
-    postgres_server: PostgresServer, schema: str, way: Way, landed: str
-) -> None:
-    async with (
-        Proxy(postgres_server.port) as between,
-        through(between, schema, timeout=0.4) as store,
-    ):
-        begins = at_commits(way, proxy.SILENCE)
-
-        def rule(this: Way, piece: bytes, before: int) -> Deed:
-            deed = begins(this, piece, before)
-            if deed is proxy.SILENCE:
-                between.rule = proxy.swallow_all  # what came before was no commit
-            return deed
-
-        between.rule = rule
-        with pytest.raises(bs.OutcomeUnknownError, match="Read before you repeat"):
-            await store.update(KEYS[0], count)
-        with pytest.raises(bs.BackendUnavailableError):
-            await store.get(KEYS[0])
-        with pytest.raises(bs.BackendUnavailableError, match="nothing was written"):
-            await store.update(KEYS[1], count)
-        between.rule = proxy.pass_all
-        assert await store.get(KEYS[1]) == {}
-        assert await store.get(KEYS[0]) == (count({}) if landed else {})
-
-
-# Many commits, cut off.
-
-
-@pytest.mark.parametrize("seed", range(3))
-async def test_many_cuts_under_load_lose_and_double_nothing(
-    postgres_server: PostgresServer, schema: str, seed: int
-) -> None:
-    async with (
-        Proxy(postgres_server.port) as between,
-        through(between, schema, timeout=5) as store,
-    ):
-        async with Load(store, seed) as load:
-            between.rule = proxy.at_random(random.Random(seed), share=0.05)
-            await until(lambda: between.faults.total() >= 40)
-            between.rule = proxy.pass_all
-            await load.served(within=5)
-        await load.log.check(store)
-        # Each fault was shorter than the time of a call.
-        assert load.log.unknown == []
-
-
-@pytest.mark.parametrize("deed", [proxy.CUT_BEFORE, proxy.CUT_BEHIND], ids=repr)
-async def test_every_other_commit_cut_under_load_is_settled(
-    postgres_server: PostgresServer, schema: str, deed: Deed
-) -> None:
-    async with (
-        Proxy(postgres_server.port) as between,
-        through(between, schema, timeout=5) as store,
-    ):
-        async with Load(store, 0) as load:
-            turns = itertools.cycle([deed, proxy.PASS])
-
-            def rule(way: Way, piece: bytes, before: int) -> Deed:
-                is_commit = way is Way.REQUEST and b"\xa3log" in piece
-                return next(turns) if is_commit else proxy.PASS
-
-            between.rule = rule
-            await until(lambda: between.faults.total() >= 40)
-        await load.log.check(store)
-        assert load.log.unknown == []
-        assert load.log.refused == []
-
-
-@pytest.mark.parametrize("swallow", [proxy.swallow_replies, proxy.swallow_all])
-async def test_silences_under_load_lose_and_double_nothing(
-    postgres_server: PostgresServer, schema: str, swallow: proxy.Rule
-) -> None:
-    rng = random.Random(7)
-    async with (
-        Proxy(postgres_server.port) as between,
-        through(between, schema, timeout=0.4) as store,
-    ):
-        async with Load(store, seed=7) as load:
-            for seconds in (0.1, 0.6):  # shorter than a call, and longer
-                await asyncio.sleep(rng.random() * 0.01)
-                between.rule = swallow
-                await asyncio.sleep(seconds)
-                between.rule = proxy.pass_all
-                await load.served(within=3)
-        await load.log.check(store)
-
-
-async def test_a_proxy_that_is_away_for_a_while_is_found_again(
-    postgres_server: PostgresServer, schema: str
-) -> None:
-    """The outcome of what was under way is known: it could be read in time."""
-    async with (
-        Proxy(postgres_server.port) as between,
-        through(between, schema, timeout=2) as store,
-    ):
-        async with Load(store, 0) as load:
-            for _ in range(3):
-                between.rule = proxy.cut_after(Way.REPLY, 0)
-                await between.cut_all()
-                await asyncio.sleep(0.2)
-                between.rule = proxy.pass_all
-                await load.served(within=2)
-        await load.log.check(store)
-        assert load.log.unknown == []
-
-
-# Connections that died while nobody used them.
-
-
-async def several_idle(store: bs.SessionStore) -> None:
-    """Leave several connections behind that nobody uses."""
-
-    async def walk() -> None:
-        async for _ in store.keys():
-            pass
-
-    calls = (store.update(KEYS[0], count), store.get(KEYS[1]))
-    await asyncio.gather(*calls, *(walk() for _ in range(4)))
-
-
-async def test_connections_that_the_server_ended_meanwhile_are_not_noticed(
-    postgres_server: PostgresServer, schema: str
-) -> None:
-    async with bs.open_store(
-        f"{postgres_server.dsn}?schema={schema}&application_name={schema}"
-    ) as store:
-        await store.put(KEYS[0], {})
-        for verb in ("get", "update") * 4:
-            await several_idle(store)
-            assert postgres_server.connections(schema) > 2
-            # Not in a thread: the loop learns of it with the first call, not before.
-            postgres_server.execute(f"{KILL}'{schema}'")
-            if verb == "get":
-                await store.get(KEYS[0])
-            else:
-                await store.update(KEYS[0], count)
 
 
 async def test_a_last_word_without_an_end_is_not_taken_for_an_answer(
-    postgres_server: PostgresServer, schema: str
+    postgres_server: PostgresServer,
 ) -> None:
     """The server says why it ends connections; that they ended comes late."""
 
@@ -263,72 +23,12 @@ async def test_a_last_word_without_an_end_is_not_taken_for_an_answer(
         last = way is Way.REPLY and b"57P01" in piece
         return Deed(None, Then.SILENCE) if last else proxy.PASS
 
-    async with (
-        Proxy(postgres_server.port) as between,
-        through(between, schema, application_name=schema) as store,
-    ):
+    line = Postgres(postgres_server)
+    async with Proxy(line.port) as between, line.store(between.port) as store:
         between.rule = rule
         for _ in range(2):
             await several_idle(store)
-            await asyncio.to_thread(postgres_server.execute, f"{KILL}'{schema}'")
+            await asyncio.to_thread(line.end_connections)
             await asyncio.sleep(0.1)
             assert between.faults[Way.REPLY, Then.SILENCE] > 2
-            assert (await store.update(KEYS[0], count))["mark"]
-
-
-async def test_sessions_that_the_server_found_idle_for_too_long_are_not_noticed(
-    postgres_server: PostgresServer, schema: str
-) -> None:
-    async with bs.open_store(
-        f"{postgres_server.dsn}?schema={schema}&application_name={schema}"
-        "&idle_session_timeout=100"
-    ) as store:
-        await several_idle(store)
-        time.sleep(0.3)  # noqa: ASYNC251 - the loop must not learn of it
-        await store.update(KEYS[0], count)
-        await asyncio.sleep(0.3)
-        assert postgres_server.connections(schema) == 0
-        await store.update(KEYS[0], count)
-
-
-async def test_connections_that_fell_silent_meanwhile_fail_calls_once(
-    postgres_server: PostgresServer, schema: str
-) -> None:
-    """As behind a router that forgot them: the next calls, together, pay for all."""
-    async with (
-        Proxy(postgres_server.port) as between,
-        through(between, schema, timeout=0.4) as store,
-    ):
-        await several_idle(store)
-        assert between.forget_all() > 2
-        with pytest.raises(bs.BackendUnavailableError):
-            await store.update(KEYS[0], count)
-        for key in KEYS:
-            await store.update(key, count)
-
-
-# A network that swallows everything.
-
-
-async def test_in_a_black_hole_nothing_waits_for_ever(
-    postgres_server: PostgresServer, schema: str
-) -> None:
-    async with Proxy(postgres_server.port) as between:
-        store = through(between, schema, timeout=0.5, statement_timeout=0.1)
-        between.rule = proxy.swallow_all
-        async with asyncio.timeout(3):
-            with pytest.raises(bs.BackendUnavailableError, match="no answer in time"):
-                await store.get(KEYS[0])
-        between.rule = proxy.pass_all
-        await several_idle(store)
-        between.rule = proxy.swallow_all
-        between.forget_all()
-        async with asyncio.timeout(3):
-            with pytest.raises(bs.BackendUnavailableError, match="no answer in time"):
-                [key async for key in store.keys()]
-        between.rule = proxy.pass_all
-        await several_idle(store)
-        between.rule = proxy.swallow_all
-        between.forget_all()
-        async with asyncio.timeout(3):
-            await store.aclose()
+            assert (await store.update(KEYS[0], count))["mark"] == MARK

@@ -6,24 +6,22 @@ and ``import redis`` would find these tests instead of the driver.
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.conftest import need_redis
+from tests.places import new_name
 from tests.servers.redis import RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_numbers = itertools.count(1)
-
 
 @pytest.fixture
 def namespace() -> str:
     """Return a namespace that no other test uses."""
-    return f"alone{next(_numbers)}"
+    return new_name()
 
 
 @pytest.fixture(scope="session")

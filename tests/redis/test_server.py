@@ -12,6 +12,8 @@ import pytest
 
 import botsessions as bs
 from tests.changes import Load
+from tests.servers import proxy
+from tests.servers.proxy import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,6 +155,24 @@ async def test_a_server_that_is_away_is_named_at_once_and_found_when_it_is_back(
         own_redis.start()
     assert await store.update(KEYS[0], count) == {"n": 1}
     await store.aclose()
+
+
+@pytest.mark.parametrize("kind", ["redis", "redis+sentinel", "redis+cluster"])
+async def test_opening_in_a_black_hole_ends_with_an_error(
+    redis_server: RedisServer, kind: str
+) -> None:
+    async with Proxy(redis_server.port) as between:
+        between.rule = proxy.swallow_all
+        url = f"{kind}://127.0.0.1:{between.port}"
+        if kind == "redis":
+            url += "?socket_connect_timeout=0.3"
+        if kind == "redis+sentinel":
+            url += "/bots"
+        began = time.monotonic()
+        with pytest.raises(bs.BackendUnavailableError) as caught:
+            await bs.open_store(url).get(KEYS[0])
+        assert time.monotonic() - began < 2
+        assert str(between.port) in str(caught.value)
 
 
 # It cannot write.

@@ -1,4 +1,4 @@
-"""Faults of the network, and what is true afterwards."""
+"""Faults of the network before a server, and what is true afterwards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.servers.proxy import Deed, Proxy, Then, Way
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.servers.redis import RedisServer
+    from tests.lines import Line
 
 KEYS = [bs.SessionKey(chat_id=number) for number in range(50)]
 # What every session here holds, so that a proxy knows a commit when it sees one.
@@ -27,16 +27,6 @@ MARK = "a commit"
 
 def count(session: dict[Any, Any]) -> dict[Any, Any]:
     return {"mark": MARK, "n": session.get("n", 0) + 1}
-
-
-def through(between: Proxy, namespace: str, **options: Any) -> bs.SessionStore:
-    url = f"redis://127.0.0.1:{between.port}"
-    return bs.open_store(url, namespace=namespace, **options)
-
-
-async def is_known(store: bs.SessionStore) -> None:
-    """Let the server learn the script: a commit is then one request."""
-    await store.put(KEYS[-1], {"n": 0})
 
 
 def at_commits(way: Way, deed: Deed, times: float = 1) -> proxy.Rule:
@@ -73,26 +63,19 @@ async def until(condition: Callable[[], bool], within: float = 10) -> None:
 @pytest.mark.parametrize(
     ("way", "deed", "lands"),
     [
-        pytest.param(Way.REQUEST, proxy.CUT_BEFORE, False, id="the request is lost"),
-        pytest.param(Way.REQUEST, Deed(30, Then.CUT), False, id="a part arrives"),
-        pytest.param(Way.REQUEST, proxy.CUT_BEHIND, True, id="the answer is lost"),
-        pytest.param(Way.REPLY, proxy.CUT_BEFORE, True, id="the answer is cut off"),
-        pytest.param(Way.REPLY, Deed(5, Then.CUT), True, id="a part comes back"),
+        pytest.param(*(Way.REQUEST, proxy.CUT_BEFORE, ""), id="the request is lost"),
+        pytest.param(*(Way.REQUEST, Deed(30, Then.CUT), ""), id="a part of it arrives"),
+        pytest.param(Way.REQUEST, proxy.CUT_BEHIND, "yes", id="the answer is lost"),
+        pytest.param(Way.REPLY, proxy.CUT_BEFORE, "yes", id="the answer is cut off"),
+        pytest.param(Way.REPLY, Deed(5, Then.CUT), "yes", id="a part comes back"),
+        pytest.param(Way.REPLY, Deed(9, Then.CUT), "yes", id="more of it comes back"),
     ],
 )
 async def test_a_commit_that_is_cut_off_is_applied_once(
-    redis_server: RedisServer,
-    namespace: str,
-    way: Way,
-    deed: Deed,
-    lands: bool,  # noqa: FBT001 - the truth that is shown
-    times: int,
+    line: Line, way: Way, deed: Deed, lands: str, times: int
 ) -> None:
-    async with (
-        Proxy(redis_server.port) as between,
-        through(between, namespace) as store,
-    ):
-        await is_known(store)
+    async with Proxy(line.port) as between, line.store(between.port) as store:
+        await line.prepare(store)
         for n in (1, 2):  # the first makes the record, the second replaces it
             between.rule = at_commits(way, deed, times)
             assert (await store.update(KEYS[0], count))["n"] == n
@@ -103,13 +86,13 @@ async def test_a_commit_that_is_cut_off_is_applied_once(
 
 @pytest.mark.parametrize("way", Way)
 async def test_a_commit_that_gets_no_answer_is_settled_in_time(
-    redis_server: RedisServer, namespace: str, way: Way
+    line: Line, way: Way
 ) -> None:
     async with (
-        Proxy(redis_server.port) as between,
-        through(between, namespace, timeout=1) as store,
+        Proxy(line.port) as between,
+        line.store(between.port, timeout=0.6) as store,
     ):
-        await is_known(store)
+        await line.prepare(store)
         for n in (1, 2):
             between.rule = at_commits(way, proxy.SILENCE)
             assert (await store.update(KEYS[0], count))["n"] == n
@@ -119,13 +102,13 @@ async def test_a_commit_that_gets_no_answer_is_settled_in_time(
 
 @pytest.mark.parametrize(("way", "landed"), [(Way.REQUEST, ""), (Way.REPLY, "yes")])
 async def test_a_silence_until_the_end_of_the_call_is_an_unknown_outcome(
-    redis_server: RedisServer, namespace: str, way: Way, landed: str
+    line: Line, way: Way, landed: str
 ) -> None:
     async with (
-        Proxy(redis_server.port) as between,
-        through(between, namespace, timeout=0.5) as store,
+        Proxy(line.port) as between,
+        line.store(between.port, timeout=0.4) as store,
     ):
-        await is_known(store)
+        await line.prepare(store)
         begins = at_commits(way, proxy.SILENCE)
 
         def rule(this: Way, piece: bytes, before: int) -> Deed:
@@ -151,11 +134,11 @@ async def test_a_silence_until_the_end_of_the_call_is_an_unknown_outcome(
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_many_cuts_under_load_lose_and_double_nothing(
-    redis_server: RedisServer, namespace: str, seed: int
+    line: Line, seed: int
 ) -> None:
     async with (
-        Proxy(redis_server.port) as between,
-        through(between, namespace, timeout=5) as store,
+        Proxy(line.port) as between,
+        line.store(between.port, timeout=5) as store,
     ):
         async with Load(store, seed) as load:
             between.rule = proxy.at_random(random.Random(seed), share=0.05)
@@ -169,11 +152,11 @@ async def test_many_cuts_under_load_lose_and_double_nothing(
 
 @pytest.mark.parametrize("deed", [proxy.CUT_BEFORE, proxy.CUT_BEHIND], ids=repr)
 async def test_every_other_commit_cut_under_load_is_settled(
-    redis_server: RedisServer, namespace: str, deed: Deed
+    line: Line, deed: Deed
 ) -> None:
     async with (
-        Proxy(redis_server.port) as between,
-        through(between, namespace, timeout=5) as store,
+        Proxy(line.port) as between,
+        line.store(between.port, timeout=5) as store,
     ):
         async with Load(store, 0) as load:
             turns = itertools.cycle([deed, proxy.PASS])
@@ -189,18 +172,25 @@ async def test_every_other_commit_cut_under_load_is_settled(
         assert load.log.refused == []
 
 
-@pytest.mark.parametrize("seed", range(1))
+@pytest.mark.parametrize(
+    ("seed", "swallows"),
+    [
+        pytest.param(0, [proxy.swallow_replies, proxy.swallow_all], id="one by one"),
+        pytest.param(7, [proxy.swallow_replies], id="answers"),
+        pytest.param(7, [proxy.swallow_all], id="everything"),
+    ],
+)
 async def test_silences_under_load_lose_and_double_nothing(
-    redis_server: RedisServer, namespace: str, seed: int
+    line: Line, seed: int, swallows: list[proxy.Rule]
 ) -> None:
     rng = random.Random(seed)
     async with (
-        Proxy(redis_server.port) as between,
-        through(between, namespace, timeout=0.6) as store,
+        Proxy(line.port) as between,
+        line.store(between.port, timeout=0.4) as store,
     ):
         async with Load(store, seed) as load:
-            for swallow in (proxy.swallow_replies, proxy.swallow_all):
-                for seconds in (0.1, 1.0):  # shorter than a call, and longer
+            for swallow in swallows:
+                for seconds in (0.1, 0.7):  # shorter than a call, and longer
                     await asyncio.sleep(rng.random() * 0.01)
                     between.rule = swallow
                     await asyncio.sleep(seconds)
@@ -209,13 +199,11 @@ async def test_silences_under_load_lose_and_double_nothing(
         await load.log.check(store)
 
 
-async def test_a_proxy_that_is_away_for_a_while_is_found_again(
-    redis_server: RedisServer, namespace: str
-) -> None:
+async def test_a_proxy_that_is_away_for_a_while_is_found_again(line: Line) -> None:
     """The outcome of what was under way is known: it could be read in time."""
     async with (
-        Proxy(redis_server.port) as between,
-        through(between, namespace, timeout=2) as store,
+        Proxy(line.port) as between,
+        line.store(between.port, timeout=2) as store,
     ):
         async with Load(store, 0) as load:
             for _ in range(5):
@@ -242,52 +230,49 @@ async def several_idle(store: bs.SessionStore) -> None:
     await asyncio.gather(*calls, *(walk() for _ in range(4)))
 
 
-def idle(server: RedisServer, name: str) -> int:
-    return str(server.execute("CLIENT", "LIST")).count(f" name={name} ")
-
-
-@pytest.mark.parametrize("verb", ["get", "update", "list"])
+@pytest.mark.parametrize(
+    "verbs", ["get update list", "update list get", "list get update"]
+)
 async def test_connections_that_the_server_ended_meanwhile_are_not_noticed(
-    redis_server: RedisServer, namespace: str, verb: str
+    line: Line, verbs: str
 ) -> None:
-    async with bs.open_store(
-        redis_server.url, namespace=namespace, client_name=namespace
-    ) as store:
-        await several_idle(store)
-        assert idle(redis_server, namespace) > 2
-        # Not in a thread: the loop learns of it with the first call, not before.
-        redis_server.execute("CLIENT", "KILL", "TYPE", "normal")
-        if verb == "get":
-            assert (await store.get(KEYS[0]))["n"] == 1
-        elif verb == "update":
-            assert (await store.update(KEYS[0], count))["n"] == 2
-        else:
-            assert [key async for key in store.keys()] == [KEYS[0]]
+    async with line.store(line.port) as store:
+        n = 0
+        for verb in verbs.split() * 4:
+            n += 1
+            await several_idle(store)
+            assert line.connections() > 2
+            # Not in a thread: the loop learns of it with the first call, not before.
+            line.end_connections()
+            if verb == "get":
+                assert (await store.get(KEYS[0]))["n"] == n
+            elif verb == "update":
+                n += 1
+                assert (await store.update(KEYS[0], count))["n"] == n
+            else:
+                assert [key async for key in store.keys()] == [KEYS[0]]
 
 
 async def test_connections_that_the_server_found_idle_for_too_long_are_not_noticed(
-    own_redis: RedisServer, namespace: str
+    line: Line,
 ) -> None:
-    own_redis.execute("CONFIG", "SET", "timeout", 1)
-    try:
-        async with bs.open_store(
-            own_redis.url, namespace=namespace, client_name=namespace
-        ) as store:
+    with line.ending_idle_ones():
+        async with line.store(line.port) as store:
             await several_idle(store)
             time.sleep(2.2)  # noqa: ASYNC251 - the loop must not learn of it
-            assert idle(own_redis, namespace) == 0
+            assert line.connections() == 0
             await store.update(KEYS[0], count)
-    finally:
-        own_redis.execute("CONFIG", "SET", "timeout", 0)
+            await until(lambda: line.connections() == 0)
+            await store.update(KEYS[0], count)
 
 
 async def test_connections_that_fell_silent_meanwhile_fail_calls_once(
-    redis_server: RedisServer, namespace: str
+    line: Line,
 ) -> None:
     """As behind a router that forgot them: the next calls, together, pay for all."""
     async with (
-        Proxy(redis_server.port) as between,
-        through(between, namespace, timeout=0.4) as store,
+        Proxy(line.port) as between,
+        line.store(between.port, timeout=0.4) as store,
     ):
         await several_idle(store)
         assert between.forget_all() > 2
@@ -300,36 +285,35 @@ async def test_connections_that_fell_silent_meanwhile_fail_calls_once(
 # A network that swallows everything.
 
 
-@pytest.mark.parametrize("kind", ["redis", "redis+sentinel", "redis+cluster"])
 async def test_opening_in_a_black_hole_ends_with_an_error(
-    redis_server: RedisServer, kind: str
+    line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with Proxy(redis_server.port) as between:
+    options = line.hurry_opening(monkeypatch)
+    async with Proxy(line.port) as between:
+        store = line.store(between.port, timeout=0.5, **options)
         between.rule = proxy.swallow_all
-        url = f"{kind}://127.0.0.1:{between.port}"
-        if kind == "redis":
-            url += "?socket_connect_timeout=0.3"
-        if kind == "redis+sentinel":
-            url += "/bots"
-        began = time.monotonic()
-        with pytest.raises(bs.BackendUnavailableError) as caught:
-            await bs.open_store(url).get(KEYS[0])
-        assert time.monotonic() - began < 2
-        assert str(between.port) in str(caught.value)
+        async with asyncio.timeout(2):
+            with pytest.raises(bs.BackendUnavailableError, match="no answer in time"):
+                await store.get(KEYS[0])
+        between.rule = proxy.pass_all
+        assert (await store.update(KEYS[0], count))["n"] == 1
+        await store.aclose()
 
 
 async def test_in_a_black_hole_nothing_waits_for_ever(
-    redis_server: RedisServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+    line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("botsessions.backends.redis._STEP_PATIENCE", 0.3)
-    async with Proxy(redis_server.port) as between:
-        store = through(between, namespace, timeout=0.5)
+    options = line.hurry_listing(monkeypatch)
+    async with Proxy(line.port) as between:
+        store = line.store(between.port, timeout=0.5, **options)
         for _ in range(2):
             await several_idle(store)
             between.rule = proxy.swallow_all
             between.forget_all()
             async with asyncio.timeout(3):
-                with pytest.raises(bs.BackendUnavailableError, match="no answer"):
+                with pytest.raises(
+                    bs.BackendUnavailableError, match="no answer in time"
+                ):
                     [key async for key in store.keys()]
             between.rule = proxy.pass_all
         await several_idle(store)
