@@ -85,10 +85,10 @@ wheel: $(CHECK)/.ready
 	    print('the wheel of', b.__version__, 'installs, imports and is typed')"
 
 # The simulation plays its thousands of runs on one Python, a tenth of them on the others.
-# Files are shared out to the cores; tests of one file share their servers.
+# Three processes for two cores: the tests of servers that fail wait most of their time.
 $(FOUND:%=tests-%): tests-%: .venv/test/%/.ready
 	@$(if $(filter-out $(MAIN),$*),SIMULATION_RUNS=15) .venv/test/$*/bin/python -m pytest \
-	    --numprocesses auto --maxprocesses 4 --dist loadfile
+	    --numprocesses 3 --dist worksteal
 
 bench: $(BENCH)/.ready ## measure, beside aiogram's storage and the bare floor
 	@$(BENCH)/bin/python -m benchmarks
