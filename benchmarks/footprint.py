@@ -27,7 +27,7 @@ async def report() -> list[Row]:
 
 def _measure(rival: str, session: str) -> float:
     command = [sys.executable, "-m", "benchmarks.footprint", rival, session]
-    return float(subprocess.check_output(command, text=True))  # noqa: S603
+    return float(subprocess.check_output(command, text=True))  # noqa: S603 - our own
 
 
 async def _grow(rival: str, session: str) -> float:
@@ -44,7 +44,7 @@ async def _grow(rival: str, session: str) -> float:
 
 
 async def _botsessions(content: dict[str, Any], numbers: range) -> object:
-    from botsessions import MemoryBackend, SessionKey, SessionStore  # noqa: PLC0415
+    from botsessions import MemoryBackend, SessionKey, SessionStore  # noqa: PLC0415 - measured
 
     store = SessionStore(MemoryBackend())
     for n in numbers:
@@ -53,8 +53,8 @@ async def _botsessions(content: dict[str, Any], numbers: range) -> object:
 
 
 async def _aiogram(content: dict[str, Any], numbers: range) -> object:
-    from aiogram.fsm.storage.base import StorageKey  # noqa: PLC0415
-    from aiogram.fsm.storage.memory import MemoryStorage  # noqa: PLC0415
+    from aiogram.fsm.storage.base import StorageKey  # noqa: PLC0415 - measured
+    from aiogram.fsm.storage.memory import MemoryStorage  # noqa: PLC0415 - measured
 
     storage = MemoryStorage()
     for n in numbers:

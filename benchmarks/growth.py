@@ -18,9 +18,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from benchmarks.measure import say
+from benchmarks.measure import drive, say
 from benchmarks.sessions import FLAT, increment
-from benchmarks.sqlite import drive
 from botsessions import (
     Backend,
     Codec,

@@ -6,6 +6,7 @@ met the same machine. Absolute figures are printed for orientation only.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import gc
 import statistics
@@ -73,7 +74,61 @@ async def alternate(
     return runs
 
 
-def ratio(  # noqa: PLR0913
+async def drive(
+    update: Callable[[int], Awaitable[object]], callers: int, each: int, spread: int
+) -> Run:
+    """Let callers update so many keys in turn, each in an order of its own."""
+    latencies: list[float] = []
+
+    async def caller(start: int) -> None:
+        number = start * 7919
+        for _ in range(each):
+            number = (number + 4973) % spread
+            called = time.perf_counter()
+            await update(number)
+            latencies.append(time.perf_counter() - called)
+
+    started = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for start in range(callers):
+            group.create_task(caller(start))
+    return Run(callers * each, time.perf_counter() - started, latencies)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Load:
+    """So many callers on so many keys, the calls of each rival, and the target."""
+
+    what: str
+    callers: int
+    ours_each: int
+    theirs_each: int
+    keys: int
+    target: float
+
+
+async def compare(
+    ours: Callable[[int], Awaitable[object]],
+    theirs: Callable[[int], Awaitable[object]],
+    loads: Sequence[Load],
+    rounds: int,
+) -> list[Row]:
+    """Compare the throughput of two rivals under each load."""
+    rows = []
+    for load in loads:
+
+        async def run_ours(load: Load = load) -> Run:
+            return await drive(ours, load.callers, load.ours_each, load.keys)
+
+        async def run_theirs(load: Load = load) -> Run:
+            return await drive(theirs, load.callers, load.theirs_each, load.keys)
+
+        runs = await alternate({"ours": run_ours, "theirs": run_theirs}, rounds)
+        rows.append(ratio(load.what, runs["ours"], runs["theirs"], load.target))
+    return rows
+
+
+def ratio(  # noqa: PLR0913 - two rivals, and what is held against what
     what: str,
     ours: Sequence[Run],
     theirs: Sequence[Run],

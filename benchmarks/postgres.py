@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 import asyncpg
 import ormsgpack
 
-from benchmarks.measure import Row, Run, alternate, ratio
+from benchmarks.measure import Load, Row, compare
 from benchmarks.sessions import FLAT, increment
-from benchmarks.sqlite import drive
 from botsessions import SessionKey, SessionStore, open_store
 from tests.servers.postgres import PostgresServer
 
@@ -79,24 +78,14 @@ async def _report(store: SessionStore, baseline: Baseline) -> list[Row]:
     async def theirs(number: int) -> object:
         return await baseline.update(texts[number])
 
-    rows = []
-    for what, callers, ours_each, theirs_each, spread, target in (
-        ("one caller, 10,000 keys", 1, 500, 500, KEYS, 0.9),
-        ("64 callers, 10,000 keys", 64, 120, 20, KEYS, 6),
-        ("1,000 callers, 10,000 keys", 1000, 20, 2, KEYS, 13),
-        ("1,000 callers, one key", 1000, 40, 1, 1, 130),
-    ):
-
-        async def run_ours(
-            c: int = callers, n: int = ours_each, s: int = spread
-        ) -> Run:
-            return await drive(ours, c, n, s)
-
-        async def run_theirs(
-            c: int = callers, n: int = theirs_each, s: int = spread
-        ) -> Run:
-            return await drive(theirs, c, n, s)
-
-        runs = await alternate({"ours": run_ours, "theirs": run_theirs}, ROUNDS)
-        rows.append(ratio(what, runs["ours"], runs["theirs"], target))
-    return rows
+    return await compare(
+        ours,
+        theirs,
+        [
+            Load("one caller, 10,000 keys", 1, 500, 500, KEYS, 0.9),
+            Load("64 callers, 10,000 keys", 64, 120, 20, KEYS, 6),
+            Load("1,000 callers, 10,000 keys", 1000, 20, 2, KEYS, 13),
+            Load("1,000 callers, one key", 1000, 40, 1, 1, 130),
+        ],
+        ROUNDS,
+    )

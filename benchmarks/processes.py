@@ -77,11 +77,8 @@ async def _together(url: str, count: int) -> Run:
 
 
 async def _sum(url: str) -> int:
-    total = 0
     async with open_store(url) as store:
-        async for _, session in store.items():  # noqa: PERF102 - no dict
-            total += session["seen"]
-    return total
+        return sum([session["seen"] async for _, session in store.items()])
 
 
 async def _work(url: str) -> None:

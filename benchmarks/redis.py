@@ -3,7 +3,7 @@
 The baselines are what one would write by hand (a lock in the process for each key, GET,
 and a script that swaps if nothing changed) and aiogram's storage under its isolation.
 Client and server share this machine's cores; the server writes its log every second.
-A Cluster of three masters here has the same two cores as the single server.
+A Cluster of three masters is held against our own single server; both have two cores.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from aiogram.fsm.storage.base import StorageKey
 from aiogram.fsm.storage.redis import RedisStorage
 from redis.asyncio import BlockingConnectionPool, Redis
 
-from benchmarks.measure import Row, Run, alternate, ratio
+from benchmarks.measure import Load, Row, compare
 from benchmarks.sessions import FLAT, increment
-from benchmarks.sqlite import drive
 from botsessions import SessionKey, open_store
 from tests.servers.redis import RedisCluster, RedisServer
 
@@ -124,31 +123,6 @@ async def _filled(url: str) -> AsyncIterator[Callable[[int], Awaitable[object]]]
         yield update
 
 
-async def _compare(
-    ours: Callable[[int], Awaitable[object]],
-    theirs: Callable[[int], Awaitable[object]],
-    *sizes: tuple[str, int, int, int, int, float],
-    against: str,
-) -> list[Row]:
-    """Compare for each size: callers, calls of ours, calls of theirs, keys, target."""
-    rows = []
-    for what, callers, ours_each, theirs_each, spread, target in sizes:
-
-        async def run_ours(
-            c: int = callers, n: int = ours_each, s: int = spread
-        ) -> Run:
-            return await drive(ours, c, n, s)
-
-        async def run_theirs(
-            c: int = callers, n: int = theirs_each, s: int = spread
-        ) -> Run:
-            return await drive(theirs, c, n, s)
-
-        runs = await alternate({"ours": run_ours, "theirs": run_theirs}, ROUNDS)
-        rows.append(ratio(f"{against}: {what}", runs["ours"], runs["theirs"], target))
-    return rows
-
-
 async def _beside_a_lock(
     ours: Callable[[int], Awaitable[object]], baseline: Baseline
 ) -> list[Row]:
@@ -158,14 +132,16 @@ async def _beside_a_lock(
     async def theirs(number: int) -> object:
         return await baseline.update(texts[number])
 
-    return await _compare(
+    return await compare(
         ours,
         theirs,
-        ("one caller, 10,000 keys", 1, 1500, 1500, KEYS, 0.9),
-        ("64 callers, 10,000 keys", 64, 200, 40, KEYS, 6),
-        ("1,000 callers, 10,000 keys", 1000, 25, 3, KEYS, 14),
-        ("1,000 callers, one key", 1000, 60, 2, 1, 60),
-        against="a lock",
+        [
+            Load("a lock: one caller, 10,000 keys", 1, 1500, 1500, KEYS, 0.9),
+            Load("a lock: 64 callers, 10,000 keys", 64, 200, 40, KEYS, 6),
+            Load("a lock: 1,000 callers, 10,000 keys", 1000, 25, 3, KEYS, 14),
+            Load("a lock: 1,000 callers, one key", 1000, 60, 2, 1, 60),
+        ],
+        ROUNDS,
     )
 
 
@@ -173,12 +149,14 @@ async def _beside_aiogram(
     ours: Callable[[int], Awaitable[object]], aiogram: Aiogram
 ) -> list[Row]:
     await aiogram.fill(KEYS)
-    return await _compare(
+    return await compare(
         ours,
         aiogram.update,
-        ("64 callers, 10,000 keys", 64, 200, 20, KEYS, 15),
-        ("100 callers, one key", 100, 600, 1, 1, 1000),
-        against="aiogram",
+        [
+            Load("aiogram: 64 callers, 10,000 keys", 64, 200, 20, KEYS, 15),
+            Load("aiogram: 100 callers, one key", 100, 600, 1, 1, 1000),
+        ],
+        ROUNDS,
     )
 
 
@@ -191,12 +169,16 @@ async def _in_a_cluster(
     cluster = await asyncio.to_thread(start)
     try:
         async with _filled(cluster.url) as ours:
-            return await _compare(
+            return await compare(
                 ours,
                 single,
-                ("64 callers, 10,000 keys", 64, 200, 200, KEYS, 0.8),
-                ("1,000 callers, 10,000 keys", 1000, 25, 25, KEYS, 0.8),
-                against="Cluster, of one server",
+                [
+                    Load("a Cluster: 64 callers, 10,000 keys", 64, 200, 200, KEYS, 0.8),
+                    Load(
+                        "a Cluster: 1,000 callers, 10,000 keys", 1000, 25, 25, KEYS, 0.8
+                    ),
+                ],
+                ROUNDS,
             )
     finally:
         await asyncio.to_thread(cluster.stop)

@@ -14,6 +14,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks import sqlite
+from benchmarks.measure import say
+
 MILLISECONDS = 1
 ROUNDS = 3
 
@@ -44,20 +47,17 @@ def _build(directory: Path) -> Path:
     source, library = directory / "slow.c", directory / "slow.so"
     source.write_text(_SLOW)
     command = ["cc", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"]
-    subprocess.run(command, check=True)  # noqa: S603
+    subprocess.run(command, check=True)  # noqa: S603 - our own
     return library
 
 
 def _measure(library: Path) -> str:
     slow = {"LD_PRELOAD": str(library), "SLOW_DISK_MS": str(MILLISECONDS)}
     command = [sys.executable, "-m", "benchmarks.slowdisk"]
-    return subprocess.check_output(command, env=os.environ | slow, text=True)  # noqa: S603
+    return subprocess.check_output(command, env=os.environ | slow, text=True)  # noqa: S603 - our own
 
 
 async def _report() -> None:
-    from benchmarks import sqlite  # noqa: PLC0415 - only in the slowed process
-    from benchmarks.measure import say  # noqa: PLC0415
-
     for row in await sqlite.report(ROUNDS):
         say(row)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import random
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import apsw
 import ormsgpack
 
-from benchmarks.measure import Row, Run, alternate, ratio
+from benchmarks.measure import Row, alternate, drive, ratio
 from benchmarks.sessions import FLAT, increment
 from botsessions import SessionKey, SessionStore, SQLiteBackend
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
 KEYS = 10_000
 ROUNDS = 15
@@ -122,23 +121,3 @@ async def _report(directory: Path, rounds: int) -> list[Row]:
             ratio("1,000 callers, 10,000 keys", wide["ours"], wide["theirs"], 7)
         )
     return rows
-
-
-async def drive(
-    update: Callable[[int], Awaitable[object]], callers: int, each: int, spread: int
-) -> Run:
-    latencies: list[float] = []
-
-    async def caller(start: int) -> None:
-        number = start * 7919
-        for _ in range(each):
-            number = (number + 4973) % spread
-            called = time.perf_counter()
-            await update(number)
-            latencies.append(time.perf_counter() - called)
-
-    started = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for start in range(callers):
-            group.create_task(caller(start))
-    return Run(callers * each, time.perf_counter() - started, latencies)

@@ -48,4 +48,4 @@ def _each(code: str) -> list[float]:
 
 def _milliseconds(code: str, *arguments: str) -> float:
     command = [sys.executable, "-c", code, *arguments]
-    return float(subprocess.check_output(command, text=True)) * 1000  # noqa: S603
+    return float(subprocess.check_output(command, text=True)) * 1000  # noqa: S603 - our own

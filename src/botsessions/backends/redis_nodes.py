@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import hiredis
+from redis import exceptions
 from redis.crc import key_slot
-from redis.exceptions import ConnectionError, RedisError  # noqa: A004 - the driver's
 
 from botsessions.errors import BackendUnavailableError, OutcomeUnknownError
 
@@ -28,7 +28,7 @@ Address = tuple[str, int]
 SLOTS = 16_384
 # Seconds for a server of a Cluster to say where the keys are, before another is asked.
 _PATIENCE = 1.0
-_FAULTS = (RedisError, OSError)
+_FAULTS = (exceptions.RedisError, OSError)
 
 
 class Part(NamedTuple):
@@ -142,8 +142,10 @@ class Node:
     async def _connect_twice(self) -> AbstractConnection:
         try:
             return await self._connect()
-        except ConnectionError as exc:
-            if type(exc) is not ConnectionError:  # a login that was refused, ...
+        except exceptions.ConnectionError as exc:
+            if (
+                type(exc) is not exceptions.ConnectionError
+            ):  # a login that was refused, ...
                 raise
             # Cut off while it logged in, perhaps, and all the others with it.
             return await self._connect()
@@ -273,21 +275,23 @@ class Cluster:
 
 def away(name: str, exc: Exception) -> BackendUnavailableError:
     """Return our error for a server that cannot be used, with nothing written."""
-    return BackendUnavailableError(
-        f"Redis at {name} cannot be used: {str(exc) or 'no answer in time'}; "
-        "check that it runs, and that this user may use it"
-    )
+    said = str(exc) or "no answer in time"
+    remedy = "check that it runs, and that this user may use it"
+    if "cluster support disabled" in said:
+        remedy = "it is no Cluster, write redis://…"
+    return BackendUnavailableError(f"Redis at {name} cannot be used: {said}; {remedy}")
 
 
 def _packed(command: Command) -> bytes:
-    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type] # any tuple
+    # Its annotation knows tuples of one item only.
+    packed: bytes = hiredis.pack_command(cast("Any", command))
     return packed
 
 
 async def _reply(connection: AbstractConnection) -> Any:
     try:
         return await connection.read_response(disable_decoding=True)
-    except RedisError as exc:
+    except exceptions.RedisError as exc:
         # An error that the server replies leaves the connection as it was.
         if connection.is_connected:
             return exc

@@ -7,7 +7,7 @@ servers are taken apart here, and what is left of them is read by the driver as 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from redis.asyncio import ConnectionPool, Sentinel, SSLConnection
@@ -40,12 +40,6 @@ _PORT, _SENTINEL_PORT = 6379, 26379
 _PATIENCE, _SENTINEL_PATIENCE = 5.0, 1.0
 # What the URL may not change: it is we who read the replies.
 _OURS = {"protocol": 2, "decode_responses": False}
-
-
-class _Sentinels(NamedTuple):
-    addresses: list[Address]
-    service: str
-    login: dict[str, str]
 
 
 class Place:
