@@ -88,10 +88,17 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 
 @pytest.fixture(scope="session")
-def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """Return a running Valkey server, of the package that brings one."""
-    program = str(get_binary_path())
-    server = RedisServer(tmp_path_factory.mktemp("valkey"), program=program)
+def valkey_program() -> str:
+    """Return the Valkey server of the package that brings one."""
+    return str(get_binary_path())
+
+
+@pytest.fixture(scope="session")
+def valkey_server(
+    tmp_path_factory: pytest.TempPathFactory, valkey_program: str
+) -> Iterator[RedisServer]:
+    """Return a running Valkey server."""
+    server = RedisServer(tmp_path_factory.mktemp("valkey"), program=valkey_program)
     assert "valkey_version" in server.info("INFO", "server")
     yield server
     server.stop()

@@ -91,7 +91,7 @@ class RedisClock(Clock):
         time = f"{{'{seconds}', '{rest}'}}"
         clock = redis_record.Clock(("EVAL", f"return {time}", "0"), time)
         for backend in self._backends:
-            backend._clock, backend._script = clock, redis_record.Script(clock)
+            backend._clock, backend._swap = clock, redis_record.swapping(clock)
 
 
 class Place:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import signal
 import time
@@ -12,6 +13,7 @@ import pytest
 from redis.crc import key_slot
 
 import botsessions as bs
+from botsessions.backends import redis_record
 from tests.changes import Load
 from tests.conftest import need_redis
 from tests.redis.faults import lost
@@ -19,6 +21,7 @@ from tests.servers.redis import RedisCluster, RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 KEYS = [bs.SessionKey(chat_id=number) for number in range(50)]
 
@@ -165,7 +168,7 @@ def crowded(namespace: str, slots: int, each: int) -> list[bs.SessionKey]:
 async def test_slots_that_move_under_load_are_followed_and_nobody_notices(
     redis_cluster: RedisCluster, namespace: str
 ) -> None:
-    keys = crowded(namespace, slots=20, each=5)
+    keys = crowded(namespace, slots=20, each=40)
     rng = random.Random(6)
     for server in redis_cluster.servers:
         server.execute("CONFIG", "RESETSTAT")
@@ -188,6 +191,65 @@ async def test_slots_that_move_under_load_are_followed_and_nobody_notices(
         for name in followed:
             followed[name] += int(told.get(f"errorstat_{name}", "count=0")[6:])
     assert min(followed.values()) > 0, followed
+
+
+async def test_slots_that_valkey_moves_as_a_whole_are_followed_and_nobody_notices(
+    tmp_path: Path, valkey_program: str, namespace: str
+) -> None:
+    cluster = RedisCluster(tmp_path, replicas=0, program=valkey_program)
+    try:
+        async with bs.open_store(cluster.url, namespace=namespace) as store:
+            async with Load(store, seed=8, callers=60, keys=500) as load:
+                for source, target in itertools.pairwise([0, 1, 2, 1, 0, 2, 0]):
+                    way = (cluster.servers[source], cluster.servers[target])
+                    await asyncio.to_thread(cluster.move_whole, range(2000), *way)
+                    await load.served(within=1)
+            await load.log.check(store)
+        assert (load.log.refused, load.log.unknown) == ([], [])
+    finally:
+        cluster.stop()
+
+
+# Some services refuse a script that takes keys which it did not declare.
+
+
+NO = "redis.error_reply('ERR pass keys by KEYS')"
+REFUSALS = {
+    "the call": f"if #KEYS == 0 then return {NO} end",
+    "each key": (
+        f"local no = {NO} local redis = redis if #KEYS == 0 then "
+        "redis = {call = redis.call, pcall = function() return no end} end"
+    ),
+}
+
+
+class Refused(redis_record.Script):
+    """Refuses such calls as those services do, and counts them."""
+
+    calls = 0
+
+    def call(self, keys: int, arguments: Any, *, anew: bool) -> Any:
+        self.calls += keys == 0
+        return super().call(keys, arguments, anew=anew)
+
+
+@pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
+async def test_who_refuses_keys_of_several_slots_is_asked_slot_by_slot(
+    redis_cluster: RedisCluster, namespace: str, refusal: str
+) -> None:
+    backend = bs.RedisBackend(redis_cluster.url)
+    scripts = (backend._swap, backend._read)
+    refused = [Refused(f"{refusal} {script.text}") for script in scripts]
+    backend._swap, backend._read = refused
+    async with bs.SessionStore(backend, namespace=namespace) as store:
+        async with Load(store, seed=9) as load:
+            await load.served(within=1)
+            before = [script.calls for script in refused]
+            await load.served(within=1)
+            assert [script.calls for script in refused] == before
+        await load.log.check(store)
+    assert (load.log.refused, load.log.unknown) == ([], [])
+    assert load.log.acknowledged
 
 
 # What is said of it.

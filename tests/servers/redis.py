@@ -245,7 +245,13 @@ def _knows_all(sentinel: RedisServer) -> bool:
 class RedisCluster:
     """Three masters and, if asked for, a replica of each."""
 
-    def __init__(self, directory: Path, *settings: str, replicas: int = 1) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *settings: str,
+        replicas: int = 1,
+        program: str | None = SERVER,
+    ) -> None:
         count = 3 * (1 + replicas)
         self.servers = [
             RedisServer(
@@ -255,6 +261,7 @@ class RedisCluster:
                 *("--repl-ping-replica-period", "1"),
                 *settings,
                 port=_free_port_with_bus(),
+                program=program,
             )
             for number in range(count)
         ]
@@ -291,6 +298,14 @@ class RedisCluster:
             source.execute("MIGRATE", *address, "", 0, 5000, "KEYS", *keys)
         for server in (target, source):
             server.execute("CLUSTER", "SETSLOT", slot, "NODE", self.id(target))
+
+    def move_whole(
+        self, slots: range, source: RedisServer, target: RedisServer
+    ) -> None:
+        """Give slots with their keys to another master at one moment (Valkey 9)."""
+        order = ("SLOTSRANGE", slots[0], slots[-1], "NODE", self.id(target))
+        source.execute("CLUSTER", "MIGRATESLOTS", *order)
+        target.wait_until(lambda: self.owner(slots[0]) is target, "no slot moved")
 
     @property
     def url(self) -> str:

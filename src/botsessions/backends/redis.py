@@ -1,10 +1,9 @@
 """Records in Redis or Valkey: one server, one behind Sentinel, or a Cluster.
 
-A batch is one round trip to each server concerned. One server swaps all records of a
-batch in one call of a script; in a Cluster each slot takes a call of its own. What a
-server refuses, or does not answer, concerns its keys alone.
+A batch is one round trip to each server concerned, and one call of a script that swaps
+all records it has. What a server refuses, or does not answer, concerns its keys alone.
 
-Neighbours: ``backend`` (the contract), ``redis_record`` (what is stored, the script),
+Neighbours: ``backend`` (the contract), ``redis_record`` (what is stored, the scripts),
 ``redis_nodes`` (connections, and who has which key), ``redis_url``.
 """
 
@@ -25,12 +24,20 @@ from redis.exceptions import (
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisError,
     TryAgainError,
 )
 
 from botsessions.backend import Page
-from botsessions.backends.redis_nodes import Part, away
-from botsessions.backends.redis_record import Clock, Script, unpacked
+from botsessions.backends.redis_nodes import Part, apart, away
+from botsessions.backends.redis_record import (
+    Clock,
+    Script,
+    reading,
+    swap_arguments,
+    swapping,
+    unpacked,
+)
 from botsessions.backends.redis_url import Place
 from botsessions.errors import (
     BackendError,
@@ -97,7 +104,7 @@ class RedisBackend:
         if wait_replicas:
             self._wait = ("WAIT", wait_replicas, int(wait_timeout * 1000) or 1)
         self._clock = Clock()
-        self._script = Script(self._clock)
+        self._swap, self._read = swapping(self._clock), reading()
         # For each event loop: its connections, and how many stores use them.
         self._homes: dict[asyncio.AbstractEventLoop, tuple[Servers, int]] = {}
         self._pid = 0
@@ -135,14 +142,13 @@ class RedisBackend:
     async def load(self, keys: Sequence[str]) -> Loaded:
         """Read records, each at one moment; of a Cluster's clocks take the latest."""
         batch = _Batch(self._servers(), self._wait, self._clock)
-        answers = await batch.run(keys, _Reading(keys))
+        answers = await batch.run(keys, _Reading(keys, self._read))
         lost = [n for n, found in enumerate(answers) if _is_unknown(found)]
         if lost:
             # Reading twice does no harm: an idle connection may have died unseen.
             left = [keys[n] for n in lost]
-            for n, found in zip(
-                lost, await batch.run(left, _Reading(left)), strict=True
-            ):
+            again = await batch.run(left, _Reading(left, self._read))
+            for n, found in zip(lost, again, strict=True):
                 answers[n] = found
         records = [
             _refusal(key, found)
@@ -158,7 +164,7 @@ class RedisBackend:
         """Swap records by script; tell of each what became of it."""
         batch = _Batch(self._servers(), self._wait)
         keys = [write.key for write in writes]
-        answers = await batch.run(keys, _Swapping(writes, self._script))
+        answers = await batch.run(keys, _Swapping(writes, self._swap))
         return [
             _outcome(key, answer) for key, answer in zip(keys, answers, strict=True)
         ]
@@ -230,11 +236,15 @@ class RedisBackend:
 class _Reading:
     """Asks for some of these keys."""
 
-    def __init__(self, keys: Sequence[str]) -> None:
+    def __init__(self, keys: Sequence[str], script: Script) -> None:
         self._keys = keys
+        self._script = script
 
     def command(self, part: Part) -> Command:
-        return ("MGET", *(self._keys[position] for position in part.positions))
+        chosen = [self._keys[position] for position in part.positions]
+        if part.mixed:
+            return self._script.call(0, chosen, anew=part.anew)
+        return ("MGET", *chosen)
 
     def unconfirmed(self, _: list[Any], why: str) -> Any:
         """Return what to answer instead: what was read might be lost again."""
@@ -249,9 +259,9 @@ class _Swapping:
         self._script = script
 
     def command(self, part: Part) -> Command:
-        chosen = [self._writes[position] for position in part.positions]
-        call = self._script.call_anew if part.anew else self._script.call
-        return call(chosen)
+        arguments = swap_arguments([self._writes[n] for n in part.positions])
+        declared = 0 if part.mixed else len(part.positions)
+        return self._script.call(declared, arguments, anew=part.anew)
 
     def unconfirmed(self, answers: list[Any], why: str) -> Any:
         """Return what to answer instead: what landed might be lost again."""
@@ -281,13 +291,11 @@ class _Batch:
         answers: list[Any] = [None] * len(keys)
         try:
             parts = await self._servers.parts(keys)
-            for hop in range(_HOPS):
+            for _ in range(_HOPS):
                 elsewhere: list[Part] = []
                 for part, reply in await self._send(parts, work):
-                    follow = self._follow(part, reply) if hop < _HOPS - 1 else []
-                    elsewhere += follow
-                    if not follow:
-                        _spread(part, reply, answers)
+                    _spread(part, reply, answers)
+                    elsewhere += self._follow(part, reply, keys)
                 if not elsewhere:
                     break
                 parts = elsewhere
@@ -297,19 +305,25 @@ class _Batch:
             raise
         return answers
 
-    def _follow(self, part: Part, reply: Any) -> list[Part]:
-        """Say where to send it instead; nowhere if that was an answer."""
+    def _follow(self, part: Part, reply: Any, keys: Sequence[str]) -> list[Part]:
+        """Say where to send what got no answer, and how; nowhere if all of it did."""
         if isinstance(reply, NoScriptError):
             return [part._replace(anew=True)]
+        if part.mixed:
+            return _declared(part, reply, keys)
         if isinstance(reply, AskError):
             asking = not isinstance(reply, MovedError)
             if not asking:
                 self._servers.outdated()
             node = self._servers.node(reply.host, reply.port)
-            return [part._replace(node=node, asking=asking)] if node else []
+            if node is None:
+                return []
+            return [part._replace(node=node, asking=asking, refused=False)]
         if isinstance(reply, TryAgainError) and len(part.positions) > 1:
             # Some keys of a slot have moved already: each by itself finds its way.
             return [part._replace(positions=[position]) for position in part.positions]
+        if part.refused and not _refused(part, reply):
+            part.node.took_only_declared()
         return []
 
     async def _send(
@@ -367,6 +381,22 @@ class _Batch:
         if self._wait is not None:
             commands.append(self._wait)
         return commands
+
+
+def _declared(mixed: Part, reply: Any, keys: Sequence[str]) -> list[Part]:
+    """Send again, slot by slot, what the server refused: it tells where a slot is."""
+    left = _refused(mixed, reply)
+    if len(left) < len(mixed.positions):
+        mixed.node.took_mixed()
+    return apart(mixed._replace(positions=left), keys, refused=left == mixed.positions)
+
+
+def _refused(part: Part, reply: Any) -> list[int]:
+    """Return the positions of which the server says that it did nothing."""
+    if isinstance(reply, list):
+        pairs = zip(part.positions, reply, strict=True)
+        return [n for n, answer in pairs if isinstance(answer, RedisError)]
+    return list(part.positions) if isinstance(reply, RedisError) else []
 
 
 def _unconfirmed(replicas: Any, wait: Command) -> str:

@@ -28,6 +28,9 @@ Address = tuple[str, int]
 SLOTS = 16_384
 # Seconds for a server of a Cluster to say where the keys are, before another is asked.
 _PATIENCE = 1.0
+# How often in a row a server may refuse keys of several slots in one call: now and then
+# it does, while slots move; a service that does so each time is not tried again.
+_REFUSALS = 3
 _FAULTS = (exceptions.RedisError, OSError)
 
 
@@ -36,6 +39,10 @@ class Part(NamedTuple):
 
     node: Node
     positions: Sequence[int]
+    mixed: bool = False
+    """They are of several slots, so they cannot be declared to the server as keys."""
+    refused: bool = False
+    """The server refused them all when they were mixed with keys of other slots."""
     asking: bool = False
     """The server has them not yet for good: it must be told that we know."""
     anew: bool = False
@@ -74,6 +81,20 @@ class Node:
         self._connect = connect
         self._idle: list[AbstractConnection] = []
         self._closed = False
+        self._refusals = 0
+
+    @property
+    def takes_mixed(self) -> bool:
+        """Tell whether keys of several slots may go to it in one call of a script."""
+        return self._refusals < _REFUSALS
+
+    def took_mixed(self) -> None:
+        """Hear that it took keys of several slots."""
+        self._refusals = 0
+
+    def took_only_declared(self) -> None:
+        """Hear that it refused keys of several slots, and took the same one by one."""
+        self._refusals += 1
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands at once; return their replies, errors among them.
@@ -204,12 +225,16 @@ class Cluster:
         await self._current()
 
     async def parts(self, keys: Sequence[str]) -> list[Part]:
-        """Make one command of the keys of each slot: more are not allowed in one."""
+        """Make one command of the keys of each server."""
         slots = await self._current()
-        by_slot: dict[int, list[int]] = {}
+        by_node: dict[Node, list[int]] = {}
         for position, key in enumerate(keys):
-            by_slot.setdefault(key_slot(key.encode()), []).append(position)
-        return [Part(slots[slot], found) for slot, found in by_slot.items()]
+            by_node.setdefault(slots[_slot(key)], []).append(position)
+        parts = []
+        for node, positions in by_node.items():
+            mixed = Part(node, positions, mixed=True)
+            parts += [mixed] if node.takes_mixed else apart(mixed, keys)
+        return parts
 
     def node(self, host: str, port: int) -> Node:
         """Return the server at an address, known or new."""
@@ -271,6 +296,19 @@ class Cluster:
         for node in self._nodes.values():
             if node not in used:
                 await node.drop_idle()
+
+
+def apart(mixed: Part, keys: Sequence[str], *, refused: bool = False) -> list[Part]:
+    """Make one command of the keys of each slot, as a Cluster asks for."""
+    by_slot: dict[int, list[int]] = {}
+    for position in mixed.positions:
+        by_slot.setdefault(_slot(keys[position]), []).append(position)
+    return [Part(mixed.node, found, refused=refused) for found in by_slot.values()]
+
+
+def _slot(key: str) -> int:
+    found: int = key_slot(key.encode())
+    return found
 
 
 def away(name: str, exc: Exception) -> BackendUnavailableError:

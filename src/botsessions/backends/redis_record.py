@@ -1,4 +1,4 @@
-"""How a record lies in Redis, and the script that swaps it; used by ``redis``.
+"""How a record lies in Redis, and the scripts that swap and read; used by ``redis``.
 
 One string for each record: a head that names its version, then the other fields. The
 server compares heads, so a session travels once for each change and is never taken
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from botsessions.errors import BackendError
 from botsessions.record import GRACE_MS, Record, Version
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from botsessions.record import Write
 
+Argument: TypeAlias = str | bytes
+
 # What it is and in which format: anything else under a key of ours is not ours.
 _MARK = b"\xb5\x01"
 # Mark, counter, token: the head that is compared. Then created, dead from, ring length.
@@ -27,13 +29,21 @@ _HEAD = struct.Struct(">2sQq")
 _FIELDS = struct.Struct(">2sQqqqB")
 _NEVER = -1
 
+# A server of a Cluster takes keys of several slots only if they are not declared as
+# keys; of those that it does not serve, the script gets an error each.
 _SWAP = """\
 local time = {clock}
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local keys, skipped, count = KEYS, 0, #KEYS
+if count == 0 then
+  count = #ARGV / 5
+  keys, skipped = ARGV, count
+end
 local results = {{}}
-for i, key in ipairs(KEYS) do
-  local expected, record = ARGV[4 * i - 3], ARGV[4 * i - 2]
-  local not_after, ends = ARGV[4 * i - 1], ARGV[4 * i]
+for i = 1, count do
+  local key, at = keys[i], skipped + 4 * i
+  local expected, record = ARGV[at - 3], ARGV[at - 2]
+  local not_after, ends = ARGV[at - 1], ARGV[at]
   local head = redis.pcall('GETRANGE', key, 0, {last})
   local result = 0
   if type(head) == 'table' then
@@ -54,6 +64,14 @@ for i, key in ipairs(KEYS) do
 end
 return results
 """
+_READ = """\
+local results = {}
+for i, key in ipairs(ARGV) do
+  local found = redis.pcall('MGET', key)
+  results[i] = found.err and found or found[1]
+end
+return results
+"""
 
 
 class Clock(NamedTuple):
@@ -71,30 +89,43 @@ class Clock(NamedTuple):
 
 
 class Script:
-    """The compare-and-swap: for each key 1 (landed), 0 (did not), or an error.
+    """A script on the server, called by its name once the server knows it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        # What Redis names it by; no secret is kept by it.
+        self._sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+    def call(
+        self, keys: int, arguments: Sequence[Argument], *, anew: bool
+    ) -> tuple[Argument, ...]:
+        """Return the command; ``keys`` tells how many arguments are declared as keys.
+
+        ``anew`` is for a server that does not know the script yet.
+        """
+        if anew:
+            return ("EVAL", self.text, str(keys), *arguments)
+        return ("EVALSHA", self._sha, str(keys), *arguments)
+
+
+def swapping(clock: Clock) -> Script:
+    """Return the compare-and-swap: for each key 1 (landed), 0 (did not), or an error.
 
     A record that is already there counts as landed: this very write was sent before.
     """
-
-    def __init__(self, clock: Clock) -> None:
-        self.text = _SWAP.format(
-            clock=clock.expression, last=_HEAD.size - 1, grace=GRACE_MS
-        )
-        # What Redis names it by; no secret is kept by it.
-        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-
-    def call(self, writes: Sequence[Write]) -> tuple[str | bytes, ...]:
-        """Return the command that swaps these."""
-        return ("EVALSHA", self.sha, *_arguments(writes))
-
-    def call_anew(self, writes: Sequence[Write]) -> tuple[str | bytes, ...]:
-        """Return the same for a server that does not know the script yet."""
-        return ("EVAL", self.text, *_arguments(writes))
+    return Script(
+        _SWAP.format(clock=clock.expression, last=_HEAD.size - 1, grace=GRACE_MS)
+    )
 
 
-def _arguments(writes: Sequence[Write]) -> list[str | bytes]:
-    arguments: list[str | bytes] = [str(len(writes))]
-    arguments += [write.key for write in writes]
+def reading() -> Script:
+    """Return what reads keys of several slots: of each its string, nil, or an error."""
+    return Script(_READ)
+
+
+def swap_arguments(writes: Sequence[Write]) -> list[Argument]:
+    """Return what the swap takes: all keys, then four arguments for each."""
+    arguments: list[Argument] = [write.key for write in writes]
     for _, expected, record, not_after in writes:
         head = b"" if expected is None else _HEAD.pack(_MARK, *expected)
         ends = "" if record.expires_at is None else str(record.expires_at)
