@@ -7,6 +7,7 @@ import itertools
 import random
 import signal
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +17,7 @@ import botsessions as bs
 from botsessions.backends import redis_record
 from tests.changes import Load
 from tests.conftest import need_redis
-from tests.redis.faults import lost
+from tests.redis.faults import hanging, lost
 from tests.servers.redis import RedisCluster, RedisServer
 
 if TYPE_CHECKING:
@@ -134,6 +135,41 @@ async def test_a_master_that_hangs_is_replaced_and_its_late_writes_are_nobodys(
             await asyncio.to_thread(heal, own_cluster)
             await load.served(within=3)
         await load.log.check(store)
+
+
+async def test_a_master_that_hangs_holds_up_nobody_else_for_more_than_a_second(
+    own_cluster: RedisCluster, namespace: str
+) -> None:
+    for server in own_cluster.servers:
+        server.execute("CONFIG", "SET", "cluster-require-full-coverage", "no")
+        server.execute("CONFIG", "SET", "cluster-replica-no-failover", "yes")
+    async with bs.open_store(own_cluster.url, namespace=namespace) as store:
+        master = own_cluster.owner(0)
+        its, others = load_of(own_cluster, master, store, namespace)
+        async with its, others:
+            with hanging(master):
+                async with asyncio.timeout(3):
+                    await fallen_silent(store, its._keys[0])
+                for _ in range(20):
+                    await others.served(within=0.5)
+                async with asyncio.timeout(0.5):
+                    await fallen_silent(store, its._keys[0])
+            await its.served(within=1)
+        assert await lost(store, its.log, others.log) == 0
+        assert await lost(store, others.log, its.log) == 0
+        assert (others.log.refused, others.log.unknown) == ([], [])
+    for server in own_cluster.servers:
+        server.execute("CONFIG", "SET", "cluster-replica-no-failover", "no")
+
+
+async def fallen_silent(store: bs.SessionStore, key: bs.SessionKey) -> None:
+    """Wait until a call that the key's server would have to answer fails at once."""
+    while True:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.1):
+                with pytest.raises(bs.BackendUnavailableError, match="fell silent"):
+                    await store.get(key)
+                return
 
 
 async def replaced(cluster: RedisCluster, gone: RedisServer) -> None:

@@ -103,6 +103,7 @@ class RedisBackend:
         self._wait: Command | None = None
         if wait_replicas:
             self._wait = ("WAIT", wait_replicas, int(wait_timeout * 1000) or 1)
+        self._waits = wait_timeout if wait_replicas else 0.0
         self._clock = Clock()
         self._swap, self._read = swapping(self._clock), reading()
         # For each event loop: its connections, and how many stores use them.
@@ -118,7 +119,7 @@ class RedisBackend:
             self._pid = os.getpid()
         self._check_process()
         loop = asyncio.get_running_loop()
-        servers, users = self._homes.get(loop) or (self._place.servers(), 0)
+        servers, users = self._homes.get(loop) or (self._place.servers(self._waits), 0)
         self._homes[loop] = servers, users + 1
         try:
             await servers.open()

@@ -26,8 +26,12 @@ Command = tuple[str | bytes | int, ...]
 Address = tuple[str, int]
 
 SLOTS = 16_384
-# Seconds for a server of a Cluster to say where the keys are, before another is asked.
-_PATIENCE = 1.0
+# Seconds for a server of a Cluster to answer, beside those that a long command takes to
+# travel, before it counts as silent; and seconds between asking whether it is back.
+_PATIENCE, _PAUSE = 1.0, 0.2
+_BYTES_PER_SECOND = 1_000_000
+# Who is stopped sooner by others learns nothing of the server.
+_TELLING = 0.25
 # How often in a row a server may refuse keys of several slots in one call: now and then
 # it does, while slots move; a service that does so each time is not tried again.
 _REFUSALS = 3
@@ -72,13 +76,23 @@ class Servers(Protocol):
 
 
 class Node:
-    """One server: idle connections to it, last used first."""
+    """One server: idle connections to it, last used first.
+
+    With ``patience`` (seconds) one that falls silent is asked in the background until
+    it answers, and meanwhile nobody else waits for it.
+    """
 
     def __init__(
-        self, name: str, connect: Callable[[], Awaitable[AbstractConnection]]
+        self,
+        name: str,
+        connect: Callable[[], Awaitable[AbstractConnection]],
+        *,
+        patience: float | None = None,
     ) -> None:
         self.name = name
         self._connect = connect
+        self._patience = patience
+        self._asking: asyncio.Task[None] | None = None
         self._idle: list[AbstractConnection] = []
         self._closed = False
         self._refusals = 0
@@ -102,12 +116,34 @@ class Node:
         Raises ``BackendUnavailableError`` if nothing was sent, ``OutcomeUnknownError``
         if something was and the replies did not come.
         """
+        if self._asking is not None:
+            raise away(self.name, TimeoutError("it fell silent and is not back yet"))
         sent = b"".join(map(_packed, commands))
+        if self._patience is None:
+            return await self._talk(await self._connection(), sent, len(commands))
+        began = asyncio.get_running_loop().time()
+        connection = None
+        try:
+            async with asyncio.timeout(self._patience + len(sent) / _BYTES_PER_SECOND):
+                connection = await self._connection()
+                return await self._talk(connection, sent, len(commands))
+        except TimeoutError as exc:
+            self._fell_silent()
+            if connection is None:
+                raise away(self.name, exc) from exc
+            raise OutcomeUnknownError(f"Redis at {self.name} fell silent") from exc
+        except asyncio.CancelledError:
+            if asyncio.get_running_loop().time() - began > _TELLING:
+                self._fell_silent()
+            raise
+
+    async def _talk(
+        self, connection: AbstractConnection, sent: bytes, count: int
+    ) -> list[Any]:
         idle = self._idle
-        connection = idle.pop() if idle else await self._new()
         try:
             await connection.send_packed_command(sent)
-            replies = [await _reply(connection) for _ in commands]
+            replies = [await _reply(connection) for _ in range(count)]
         except BaseException as exc:
             # What ended this one, or made it fall silent, has done so to the others.
             await drop(connection)
@@ -141,6 +177,28 @@ class Node:
             raise away(self.name, reply)
         return reply
 
+    def _fell_silent(self) -> None:
+        if self._asking is None and not self._closed:
+            self._asking = asyncio.create_task(self._ask_until_it_answers())
+
+    async def _ask_until_it_answers(self) -> None:
+        try:
+            while True:
+                with suppress(BackendUnavailableError, OutcomeUnknownError, *_FAULTS):
+                    async with asyncio.timeout(self._patience):
+                        connection = await self._new()
+                        await self._talk(connection, _packed(("TIME",)), 1)
+                        return
+                await asyncio.sleep(_PAUSE)
+        finally:
+            self._asking = None
+
+    async def forget(self) -> None:
+        """Close idle connections, and ask no more whether it answers."""
+        if self._asking is not None:
+            self._asking.cancel()
+        await self.drop_idle()
+
     async def drop_idle(self) -> None:
         """Close the connections that nobody uses."""
         idle, self._idle = self._idle, []
@@ -150,9 +208,15 @@ class Node:
     async def aclose(self) -> None:
         """Close what is idle now, and the others when they are."""
         self._closed = True
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
         idle, self._idle = self._idle, []
         # Both sides part in order, which with TLS takes a moment.
         await asyncio.gather(*(drop(one, in_order=True) for one in idle))
+
+    async def _connection(self) -> AbstractConnection:
+        return self._idle.pop() if self._idle else await self._new()
 
     async def _new(self) -> AbstractConnection:
         try:
@@ -212,8 +276,10 @@ class Cluster:
         self,
         addresses: Sequence[Address],
         connect: Callable[[str, int], Awaitable[AbstractConnection]],
+        waits: float,
     ) -> None:
         self._connect = connect
+        self._patience = _PATIENCE + waits
         self._nodes: dict[Address, Node] = {}
         self._first = [self.node(*address) for address in addresses]
         self._slots: list[Node] = []
@@ -240,7 +306,11 @@ class Cluster:
         """Return the server at an address, known or new."""
         node = self._nodes.get((host, port))
         if node is None:
-            node = Node(f"{host}:{port}", lambda: self._connect(host, port))
+            node = Node(
+                f"{host}:{port}",
+                lambda: self._connect(host, port),
+                patience=self._patience,
+            )
             self._nodes[host, port] = node
         return node
 
@@ -295,7 +365,7 @@ class Cluster:
         used = set(slots)
         for node in self._nodes.values():
             if node not in used:
-                await node.drop_idle()
+                await node.forget()
 
 
 def apart(mixed: Part, keys: Sequence[str], *, refused: bool = False) -> list[Part]:

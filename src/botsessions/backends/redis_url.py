@@ -80,10 +80,13 @@ class Place:
         self._class: type[Any] = pool.connection_class
         self._options: dict[str, Any] = pool.connection_kwargs | _OURS
 
-    def servers(self) -> Servers:
-        """Return the servers, with connections for the running event loop."""
+    def servers(self, waits: float) -> Servers:
+        """Return the servers, with connections for the running event loop.
+
+        ``waits``: for how long, in seconds, a command of ours may wait for replicas.
+        """
         if self._kind == "cluster":
-            return Cluster(self._addresses, self._connect_to)
+            return Cluster(self._addresses, self._connect_to, waits)
         if self._kind == "sentinel":
             return self._by_sentinel()
         return OneServer(Node(self.where, self._connect))
