@@ -186,7 +186,7 @@ async def fail_over(
 ) -> tuple[float, Log, int]:
     """Take the master away under load, and give it back.
 
-    Return how long that was felt, what callers were told, and how much was lost.
+    Return how long the Sentinels took, what callers were told, and how much was lost.
     """
     async with bs.open_store(sentinels.url, **options) as store:
         old = sentinels.master
@@ -198,13 +198,13 @@ async def fail_over(
             began = time.monotonic()
             while sentinels.master is old:  # noqa: ASYNC110 - it is the Sentinels' doing
                 await asyncio.sleep(0.1)
+            away = time.monotonic() - began
             if how is signal.SIGKILL:
                 await asyncio.to_thread(old.start)
             else:
                 old.send(signal.SIGCONT)
             await asyncio.to_thread(rejoin, sentinels)
             await load.served(within=10)
-            away = time.monotonic() - began
         assert old in sentinels.replicas
         return away, load.log, await lost(store, load.log)
 
@@ -231,7 +231,7 @@ async def test_a_failover_under_load_doubles_nothing_and_loses_nothing_confirmed
         own_sentinels, how, heal, namespace=namespace, timeout=2, **options
     )
     # The Sentinels of these tests wait a second before they hold it to be down.
-    assert 1 < away < 15
+    assert away > 1
     if wait_replicas == 2:
         assert missing == 0
 
@@ -282,7 +282,7 @@ async def test_failovers_for_a_long_time(own_sentinels: RedisSentinels) -> None:
             own_sentinels, how, RedisSentinels.settle, **options, **wait
         )
         told = [len(log.acknowledged), len(log.refused), len(log.unknown)]
-        print(number, how, wait, f"away {away:.1f} s", *told, "lost", missing)  # noqa: T201
+        print(number, how, wait, f"replaced after {away:.1f} s", *told, "lost", missing)  # noqa: T201
         assert missing == 0 or wait["wait_replicas"] < 2
 
 
