@@ -282,6 +282,18 @@ async def test_connections_that_fell_silent_meanwhile_fail_calls_once(
             await store.update(key, count)
 
 
+async def test_connections_that_the_server_ends_under_load_are_not_felt(
+    line: Line,
+) -> None:
+    async with line.store(line.port) as store:
+        async with Load(store, seed=2) as load:
+            for _ in range(10):
+                await asyncio.to_thread(line.end_connections)
+                await load.served(within=5)
+        await load.log.check(store)
+        assert (load.log.refused, load.log.unknown) == ([], [])
+
+
 # A network that swallows everything.
 
 

@@ -29,23 +29,6 @@ def count(session: dict[Any, Any]) -> dict[Any, Any]:
 # Ended under load.
 
 
-async def test_connections_that_the_server_ends_lose_and_double_nothing(
-    postgres_server: PostgresServer, schema: str
-) -> None:
-    cut = (
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-        f"WHERE application_name = '{schema}'"
-    )
-    store = made(postgres_server, schema, timeout=5, application_name=schema)
-    async with store:
-        async with Load(store, seed=1) as load:
-            for _ in range(10):
-                await asyncio.to_thread(postgres_server.execute, cut)
-                await load.served(within=5)
-        await load.log.check(store)
-        assert load.log.unknown == []
-
-
 async def test_a_server_that_is_killed_and_started_again_has_lost_nothing(
     own_postgres: PostgresServer, schema: str
 ) -> None:

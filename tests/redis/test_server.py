@@ -60,20 +60,6 @@ async def test_a_server_that_is_killed_and_started_again_has_lost_nothing(
         assert load.log.unknown == []
 
 
-async def test_connections_that_the_server_ends_lose_and_double_nothing(
-    redis_server: RedisServer, namespace: str
-) -> None:
-    async with bs.open_store(redis_server.url, namespace=namespace) as store:
-        async with Load(store, seed=2) as load:
-            for _ in range(10):
-                await asyncio.to_thread(
-                    redis_server.execute, "CLIENT", "KILL", "TYPE", "normal"
-                )
-                await load.served(within=1)
-        await load.log.check(store)
-        assert (load.log.refused, load.log.unknown) == ([], [])
-
-
 async def test_a_server_that_forgets_the_script_is_told_it_again(
     redis_server: RedisServer, namespace: str
 ) -> None:
