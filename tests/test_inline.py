@@ -17,7 +17,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import botsessions as bs
-from botsessions.backend import SHARED
 from tests.test_codec import REFUSED, same, sessions
 
 if TYPE_CHECKING:
@@ -171,7 +170,7 @@ def test_who_comes_after_a_closed_owner_shares_with_those_who_are_there() -> Non
         assert runner.run(bs.SessionStore(backend).get(KEY)) == {}
         if runner is guest:
             owner.close()  # with its store left open
-    assert backend._home.owner is SHARED
+    assert backend._home.is_shared
     guest.close()
     newcomer.close()
 

@@ -53,6 +53,20 @@ async def test_put_replaces_the_whole_session(place: Place) -> None:
         assert await store.get(KEY) == {"c": 3}
 
 
+async def test_an_update_that_comes_to_nothing_removes_the_session(
+    place: Place,
+) -> None:
+    async with place.store() as store:
+        for before in ({"a": 1}, {}):
+            await store.put(KEY, before)
+            assert await store.update(KEY, always({})) == {}
+            assert [key async for key in store.keys()] == []
+        assert await store.update(KEY, always({})) == {}
+        assert await store.update(KEY, count) == {"n": 1}
+        assert await store.update(KEY, lambda s: {k: 0 for k in s if k == "b"}) == {}
+        assert [key async for key in store.keys()] == []
+
+
 async def test_put_takes_any_mapping_and_get_gives_a_dict(place: Place) -> None:
     async with place.store() as store:
         await store.put(KEY, MappingProxyType({"a": 1}))

@@ -7,9 +7,9 @@
         await store.update(key, lambda s: {**s, "seen": s.get("seen", 0) + 1})
 
 All public names are here. The rooms below, each importing only what is under it: cli ·
-open and transfer · store and backends · engine · backend (the contract) and codec ·
-derive · keys, updates, record · errors. Names are loaded at first use, so that
-importing this package loads no driver and costs next to nothing.
+open, transfer and adapters · sync_store · store and backends · lock · engine · backend
+(the contract) and codec · derive · keys, updates, record · errors. Names are loaded at
+first use, so that importing this package loads no driver and costs next to nothing.
 """
 
 from __future__ import annotations
@@ -60,9 +60,11 @@ if TYPE_CHECKING:
         UnsupportedValueError,
     )
     from botsessions.keys import SessionKey
-    from botsessions.open import open_store
+    from botsessions.lock import Lock
+    from botsessions.open import open_store, open_sync_store
     from botsessions.record import Loaded, Record, Version, Write
     from botsessions.store import SessionStore
+    from botsessions.sync_store import SyncLock, SyncSessionStore
     from botsessions.updates import Origin, origin
 
 __version__ = "0.1.0"
@@ -100,9 +102,11 @@ _HOMES = {
         "UnsupportedValueError",
     ),
     "keys": ("SessionKey",),
-    "open": ("open_store",),
+    "lock": ("Lock",),
+    "open": ("open_store", "open_sync_store"),
     "record": ("Loaded", "Record", "Version", "Write"),
     "store": ("SessionStore",),
+    "sync_store": ("SyncLock", "SyncSessionStore"),
     "updates": ("Origin", "origin"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -120,6 +124,7 @@ __all__ = [
     "InvalidUpdateDocumentError",
     "InvalidUpdateError",
     "Loaded",
+    "Lock",
     "LockLostError",
     "LockTimeoutError",
     "MemoryBackend",
@@ -142,6 +147,8 @@ __all__ = [
     "StoreClosedError",
     "SupportsListing",
     "SupportsSweeping",
+    "SyncLock",
+    "SyncSessionStore",
     "UnsupportedValueError",
     "Version",
     "Write",
@@ -149,6 +156,7 @@ __all__ = [
     "chat_key",
     "chat_user_key",
     "open_store",
+    "open_sync_store",
     "origin",
     "topic_key",
     "topic_user_key",

@@ -26,7 +26,7 @@ Outcome: TypeAlias = bool | BackendError | OutcomeUnknownError
 class Backend(Protocol):
     """Keeps records by key; every method may be called by several tasks at once.
 
-    Keys are printable ASCII, at most 1,100 characters. A method that is cancelled must
+    Keys are printable ASCII, at most 1,200 characters. A method that is cancelled must
     leave the backend usable; a commit that is cancelled may land or not.
     """
 
@@ -128,11 +128,12 @@ class SupportsInline(Protocol):
     def attach(
         self,
         prefix: str,
-        loop: asyncio.AbstractEventLoop,
+        loop: asyncio.AbstractEventLoop | None,
         seal: Callable[[bytes], bytes],
     ) -> InlineTable:
         """Give an engine on this loop access to the records under one prefix.
 
+        Without a loop it is for any thread, and the records are shared from now on.
         ``seal`` turns a body into the value that ``load`` and ``list_page`` return.
         """
 
@@ -141,22 +142,30 @@ class SupportsInline(Protocol):
 
 
 class Home:
-    """Which event loop has an inline backend to itself, while only one uses it.
+    """Which thread has an inline backend to itself.
 
-    No operation suspends, so on that loop's thread none comes between two steps of
-    another, and no lock is needed. ``owner._thread_id`` names that thread while the
-    loop runs: one look answers "my loop, running, on this thread, and not shared". Once
-    ``owner`` is ``SHARED`` the records are so for good, and everybody takes ``lock``;
-    ``busy`` then tells a call from inside a function apart. The backend sets it first
-    and goes on when the owner's loop has turned once more.
+    While only one event loop uses it, that is the loop's thread: no operation suspends,
+    so there none comes between two steps of another, and no lock is needed. Once it is
+    *shared*, for good, it is whichever thread holds ``lock``. Either way one look at
+    ``owner._thread_id`` tells. The backend shares first and goes on when the owner's
+    loop has turned once more.
     """
 
-    __slots__ = ("busy", "lock", "owner")
+    __slots__ = ("holder", "lock", "owner")
 
-    def __init__(self, lock: threading.RLock, owner: RunsOn) -> None:
+    def __init__(self, lock: threading.RLock, owner: RunsOn | None) -> None:
         self.lock = lock
-        self.owner = owner
-        self.busy = False
+        self.holder = Holder()
+        self.owner: RunsOn = self.holder if owner is None else owner
+
+    @property
+    def is_shared(self) -> bool:
+        """Tell whether threads take turns here."""
+        return self.owner is self.holder
+
+    def share(self) -> None:
+        """Let threads take turns from now on."""
+        self.owner = self.holder
 
 
 class RunsOn(Protocol):
@@ -166,11 +175,24 @@ class RunsOn(Protocol):
     def _thread_id(self) -> int | None: ...
 
 
-class _Nowhere:
-    _thread_id = None
+class Holder:
+    """The thread that holds the lock of shared records, if any."""
 
+    __slots__ = ("_thread_id",)
 
-SHARED: RunsOn = _Nowhere()
+    def __init__(self) -> None:
+        self._thread_id: int | None = None
+
+    def enter(self, thread: int) -> bool:
+        """Note who holds the lock; tell whether it did not hold it before."""
+        if self._thread_id is not None:
+            return False
+        self._thread_id = thread
+        return True
+
+    def leave(self) -> None:
+        """Note that nobody does."""
+        self._thread_id = None
 
 
 class InlineTable:

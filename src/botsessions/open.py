@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from botsessions.errors import MissingDependencyError
 from botsessions.store import SessionStore
+from botsessions.sync_store import SyncSessionStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,9 +36,23 @@ def open_store(url: str, **options: Any) -> SessionStore:
     raises ValueError, an unknown option TypeError, a missing driver
     ``MissingDependencyError``.
     """
+    backend, store_options = _parts(url, options, "open_store")
+    return SessionStore(backend, **store_options)
+
+
+def open_sync_store(url: str, **options: Any) -> SyncSessionStore:
+    """Make the blocking store that a URL names; the same URLs, options and errors."""
+    backend, store_options = _parts(url, options, "open_sync_store")
+    return SyncSessionStore(backend, **store_options)
+
+
+def _parts(
+    url: str, options: dict[str, Any], caller: str
+) -> tuple[Backend, dict[str, Any]]:
+    """Return the backend of a URL, and what of the options is the store's."""
     if not isinstance(url, str):
         raise TypeError(
-            f"open_store takes a URL as a str, not {type(url).__name__}; "
+            f"{caller} takes a URL as a str, not {type(url).__name__}; "
             "for the path of a file use SessionStore(SQLiteBackend(path))"
         )
     parts = urlsplit(url)
@@ -51,7 +66,7 @@ def open_store(url: str, **options: Any) -> SessionStore:
     store_options = {
         name: options.pop(name) for name in list(options) if name in _STORE_OPTIONS
     }
-    return SessionStore(scheme.backend(url, parts, options), **store_options)
+    return scheme.backend(url, parts, options, caller), store_options
 
 
 class _Scheme(NamedTuple):
@@ -67,12 +82,14 @@ class _Scheme(NamedTuple):
     takes_query: bool = False
     """Whether the place takes what else stands there, for its driver."""
 
-    def backend(self, url: str, parts: SplitResult, options: dict[str, Any]) -> Backend:
+    def backend(
+        self, url: str, parts: SplitResult, options: dict[str, Any], caller: str
+    ) -> Backend:
         """Make the backend; an unknown option is refused before anything happens."""
         make = self._imported()
         place = self.place(url, parts)
         known = set(inspect.signature(make).parameters) - set(place)
-        _check_options(options, known | _STORE_OPTIONS, "open_store")
+        _check_options(options, known | _STORE_OPTIONS, caller)
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         if not self.takes_query:
             _check_options(query, self.texts, "a URL of this scheme")

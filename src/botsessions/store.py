@@ -12,7 +12,8 @@ import inspect
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
@@ -30,14 +31,17 @@ from botsessions.errors import (
     BackendError,
     CorruptRecordError,
     InvalidKeyError,
+    LockLostError,
     StoreClosedError,
 )
 from botsessions.keys import SessionKey
+from botsessions.lock import BEHIND_LOCKS, Lock, Locks
 from botsessions.record import GRACE_MS
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from botsessions.lock import Claim
     from botsessions.record import Record
 
 Session = dict[Any, Any]
@@ -119,6 +123,7 @@ class SessionStore:
         self._closing: asyncio.Task[None] | None = None
         self._inline: InlineEngine | None = None
         self._batched: BatchedEngine | None = None
+        self._locks: Locks | None = None
         self._closed = False
 
     async def get(self, key: SessionKey) -> Session:
@@ -133,16 +138,15 @@ class SessionStore:
             await self._open()
         if self._inline is not None:
             return self._inline.get(key)
-        return await self._engine().get(_text(key))
+        return await self._engine().get(rules.text_of(key))
 
     async def put(self, key: SessionKey, session: Mapping[Any, Any]) -> None:
         """Replace the whole session, whatever was there, readable or not.
 
         The mapping is encoded before this first waits, and may be changed afterwards.
         """
-        text = _text(key)
-        body, _ = self._codec.pack(session)
-        self._policy.check_size(body)
+        text = rules.text_of(key)
+        body = self._pack(session)
         if self._inline is None and self._batched is None:
             await self._open()
         if self._inline is not None:
@@ -159,13 +163,14 @@ class SessionStore:
         without I/O. What it raises reaches the caller as it is, and nothing is written.
         Updates of one key, from whatever task, thread, process or machine, are applied
         one after the other, each exactly once; one that changes nothing may write
-        nothing. A cancelled call may still be applied.
+        nothing, and one that comes to ``{}`` removes the session. A cancelled call may
+        still be applied.
         """
         inline = self._inline
         if inline is not None:
             return inline.update(key, function)
         rules.check_function(function)
-        text = _text(key)
+        text = rules.text_of(key)
         if self._batched is None:
             await self._open()
             if self._inline is not None:
@@ -174,7 +179,7 @@ class SessionStore:
 
     async def delete(self, key: SessionKey) -> None:
         """Remove a session, whatever it holds; a missing one is no error."""
-        text = _text(key)
+        text = rules.text_of(key)
         if self._inline is None and self._batched is None:
             await self._open()
         if self._inline is not None:
@@ -182,9 +187,84 @@ class SessionStore:
         else:
             await self._engine().delete(text)
 
+    @asynccontextmanager
+    async def lock(
+        self,
+        key: SessionKey,
+        *,
+        lease: float = 30.0,
+        timeout: float = 10.0,  # noqa: ASYNC109 - it raises an error of its own
+    ) -> AsyncIterator[Lock]:
+        """Hold the lock of a key, to the exclusion of everybody else who asks for it.
+
+        For work that takes longer than a function given to ``update`` may: the block
+        may await what it likes. Excludes tasks, threads, processes and machines; in one
+        process those who wait are served in order. The lock is renewed while it is held
+        and ends by itself ``lease`` seconds (0.1 to 3,600) after its process died.
+
+        ``async with store.lock(key) as held`` gives a ``Lock``: what is changed through
+        it is refused (``LockLostError``, nothing is written) once the lock was lost.
+        Waits at most ``timeout`` seconds, else ``LockTimeoutError``. Leaving the block
+        raises ``LockLostError`` if the lock was lost in it, unless the block raises
+        itself. A task that asks again for what it holds gets a RuntimeError. Plain
+        calls of the store know nothing of locks, and are not kept out.
+        """
+        claim = await self._acquire(key, lease, timeout, asyncio.current_task())
+        locks = self._have_locks()
+        try:
+            yield Lock(locks, claim)
+        except BaseException:
+            with suppress(LockLostError):
+                await locks.release(claim)
+            raise
+        await locks.release(claim)
+
+    async def _acquire(
+        self,
+        key: SessionKey,
+        lease: float,
+        timeout: float,  # noqa: ASYNC109 - as above
+        owner: object,
+    ) -> Claim:
+        text = rules.text_of(key)
+        _check_number("lease", lease, (int, float))
+        _check_number("timeout", timeout, (int, float))
+        if not 0.1 <= lease <= 3600:
+            raise ValueError("lease is a number of seconds from 0.1 to 3,600")
+        if not timeout > 0:
+            raise ValueError("timeout is a number of seconds above 0")
+        await self._open()
+        locks = self._have_locks()
+        return await locks.acquire(text, lease=lease, timeout=timeout, owner=owner)
+
+    def _have_locks(self) -> Locks:
+        if self._locks is None:
+            if self._batched is None:
+                # Locks have to be waited for, also in memory; what is stored there is
+                # the same, whichever engine changes it.
+                self._batched = self._batched_engine()
+            self._locks = Locks(
+                self._batched,
+                self._backend,
+                self._codec,
+                self._pack,
+                prefix=self._prefix,
+                rng=self._rng,
+            )
+        return self._locks
+
+    async def _release(self, claim: Claim) -> None:
+        await self._have_locks().release(claim)
+
+    def _pack(self, session: Mapping[Any, Any]) -> bytes:
+        """Return the body of a session, or refuse it."""
+        body, _ = self._codec.pack(session)
+        self._policy.check_size(body)
+        return body
+
     async def keys(
         self, *, after: SessionKey | None = None, **parts: Any
-    ) -> AsyncIterator[SessionKey]:
+    ) -> AsyncGenerator[SessionKey]:
         """Walk the keys of the live sessions that have all the given parts.
 
         ``parts`` are those of ``SessionKey`` (``chat_id=…``, ``user_id=…``, …). Keys
@@ -197,7 +277,7 @@ class SessionStore:
 
     async def items(
         self, *, after: SessionKey | None = None, **parts: Any
-    ) -> AsyncIterator[tuple[SessionKey, Session]]:
+    ) -> AsyncGenerator[tuple[SessionKey, Session]]:
         """Walk the live sessions like ``keys``, each with its dict.
 
         Raises ``CorruptRecordError`` at a session that cannot be read; to go on behind
@@ -248,6 +328,8 @@ class SessionStore:
         inline, self._inline = self._inline, None
         if inline is not None:
             inline.close()
+        if self._locks is not None:
+            await self._locks.aclose()
         if self._batched is not None:
             await self._batched.aclose()
         await self._backend.aclose()
@@ -290,25 +372,39 @@ class SessionStore:
     async def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         await self._backend.open()
         if isinstance(self._backend, SupportsInline):
-            self._inline = InlineEngine(
-                self._backend.attach(self._prefix, loop, seal),
-                self._codec,
-                self._policy,
-                backend=self._backend,
-                loop=loop,
-                rng=self._rng,
-            )
+            self._inline = self._inline_engine(self._backend, loop)
         else:
-            self._batched = BatchedEngine(
-                self._backend,
-                self._codec,
-                self._policy,
-                prefix=self._prefix,
-                timeout=self._timeout,
-                max_pending=self._max_pending,
-                rng=self._rng,
-                timer=self._timer,
-            )
+            self._batched = self._batched_engine()
+
+    def _inline_engine(
+        self, backend: SupportsInline, loop: asyncio.AbstractEventLoop | None
+    ) -> InlineEngine:
+        return InlineEngine(
+            backend.attach(self._prefix, loop, seal),
+            self._codec,
+            self._policy,
+            backend=backend,
+            loop=loop,
+            rng=self._rng,
+        )
+
+    def _inline_for_threads(self) -> InlineEngine | None:
+        """Return one more engine, for any thread, if the backend is in this process."""
+        if isinstance(self._backend, SupportsInline):
+            return self._inline_engine(self._backend, None)
+        return None
+
+    def _batched_engine(self) -> BatchedEngine:
+        return BatchedEngine(
+            self._backend,
+            self._codec,
+            self._policy,
+            prefix=self._prefix,
+            timeout=self._timeout,
+            max_pending=self._max_pending,
+            rng=self._rng,
+            timer=self._timer,
+        )
 
     def _engine(self) -> BatchedEngine:
         if self._batched is None:
@@ -326,10 +422,14 @@ class SessionStore:
         if not isinstance(backend, SupportsListing):
             raise self._lacks("keys and items", "SupportsListing")
         prefix = self._prefix + _narrowest(wanted)
-        begin = self._prefix + (_text(after) if after is not None else "")
+        # The name comes last in a key, and tells the keys of an adapter unparsed.
+        ending = str(SessionKey(name=wanted["name"])) if "name" in wanted else ""
+        begin = self._prefix + (
+            rules.text_of(after) if after is not None else BEHIND_LOCKS
+        )
         async for page in backend.list_pages(prefix, begin, _PAGE):
             for text, record in page.entries:
-                if record.is_gone(page.now):
+                if record.is_gone(page.now) or not text.endswith(ending):
                     continue
                 key = _key(text.removeprefix(self._prefix))
                 if all(getattr(key, name) == value for name, value in wanted.items()):
@@ -338,10 +438,6 @@ class SessionStore:
     def _lacks(self, what: str, ability: str) -> BackendError:
         name = type(self._backend).__name__
         return BackendError(f"{name} cannot do {what}: it lacks {ability}")
-
-
-def _text(key: object) -> str:
-    return rules.check_key(key)._text  # noqa: SLF001 - kept there for the engine
 
 
 def _key(text: str) -> SessionKey:

@@ -174,18 +174,14 @@ MUTANTS = [
         "sent again with an end that is over",
         "one loss",
         _BATCHED,
-        {
-            "lane.doubtful._replace(not_after=self._not_after(record, now))": (
-                "lane.doubtful"
-            )
-        },
+        {"lane.doubtful._replace(not_after=not_after)": ("lane.doubtful")},
     ),
     Mutant(
         "sent again to revive what has expired",
         "expiry and faults",
         _BATCHED,
         {
-            "lane.doubtful._replace(not_after=self._not_after(record, now))": (
+            "lane.doubtful._replace(not_after=not_after)": (
                 "lane.doubtful._replace(not_after=now + int(self._window * 1000))"
             )
         },

@@ -14,7 +14,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
-from botsessions.backend import SHARED, Home, InlineTable, Page
+from botsessions.backend import Home, InlineTable, Page
 from botsessions.record import GRACE_MS, Loaded, Record, Version, Write
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class MemoryBackend:
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._lock = threading.RLock()
-        self._home = Home(self._lock, SHARED)
+        self._home = Home(self._lock, None)
         self._thread = 0
         self._owner: asyncio.AbstractEventLoop | None = None
         self._turned = threading.Event()
@@ -99,14 +99,14 @@ class MemoryBackend:
     def attach(
         self,
         prefix: str,
-        loop: asyncio.AbstractEventLoop,
+        loop: asyncio.AbstractEventLoop | None,
         seal: Callable[[bytes], bytes],
     ) -> InlineTable:
         """Give an engine the records; a second event loop makes them shared."""
         with self._lock:
             # Not while anybody is attached, even if the owner's loop is closed: others
             # may have shared the records with it, and still use them.
-            if self._owner is None or not self._attached:
+            if not self._attached:
                 self._move_to(loop)
             self._attached += 1
             table = self._table(prefix)
@@ -120,19 +120,19 @@ class MemoryBackend:
         with self._lock:
             self._attached -= 1
 
-    def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _move_to(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """Start anew with one owner; engines of an earlier loop keep the old home."""
         self._owner, self._thread = loop, threading.get_ident()
         self._turned = threading.Event()
-        self._home = Home(self._lock, _runs_on(loop))
+        self._home = Home(self._lock, None if loop is None else _runs_on(loop))
         for table in self._tables.values():
             table.home = self._home
 
     def _share(self) -> None:
         """Let other threads in, as soon as the owner has finished what it does."""
         with self._lock:
-            if self._owner is not None and self._home.owner is not SHARED:
-                self._home.owner = SHARED
+            if self._owner is not None and not self._home.is_shared:
+                self._home.share()
                 with suppress(RuntimeError):  # the loop is closed
                     self._owner.call_soon_threadsafe(self._turned.set)
         # What the owner began before it could see that, ends before its loop turns. It

@@ -35,6 +35,8 @@ class ConnectionThread:
         self._starting = threading.Lock()
         self._working = threading.Lock()
         self._connection: apsw.Connection | None = None
+        self._waiting: asyncio.Future[None] | None = None
+        self._is_over = False
 
     async def run(self, job: Callable[..., T], *args: Any) -> T:
         """Do a job on the thread; cancelled, it is finished but not waited for."""
@@ -77,9 +79,16 @@ class ConnectionThread:
         self._jobs.put(None)
 
     async def ended(self) -> None:
-        """Wait until the thread has ended."""
-        if self._started:
-            await asyncio.to_thread(self._thread.join)
+        """Wait until the thread has ended, also while the interpreter does."""
+        if not self._started:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        with self._starting:
+            self._waiting = future
+            if self._is_over:
+                future.set_result(None)
+        await future
+        self._thread.join()  # which has nothing more to do
 
     def _work(self) -> None:
         while (work := self._jobs.get()) is not None:
@@ -98,6 +107,11 @@ class ConnectionThread:
                 future.get_loop().call_soon_threadsafe(_deliver, future, result, error)
         if self._connection is not None:
             self._connection.close()
+        with self._starting, suppress(RuntimeError):
+            self._is_over = True
+            if self._waiting is not None:
+                loop = self._waiting.get_loop()
+                loop.call_soon_threadsafe(_deliver, self._waiting, None, None)
 
 
 def _deliver(

@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from botsessions.cli.handlers import Session
 from botsessions.codec import Codec
@@ -114,8 +114,7 @@ def explained(exc: Exception) -> str:
 def _keys(
     store: SessionStore, after: SessionKey | None, parts: dict[str, Any]
 ) -> AsyncGenerator[SessionKey]:
-    # An async generator by its making, which its type does not say.
-    return cast("AsyncGenerator[SessionKey]", store.keys(after=after, **parts))
+    return store.keys(after=after, **parts)
 
 
 async def _entries(

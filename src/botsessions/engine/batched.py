@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from botsessions.engine import rules
 from botsessions.engine.calls import Calls, own, wake
-from botsessions.engine.fold import Fold, Operation
+from botsessions.engine.fold import Fold, Guard, Operation
 from botsessions.engine.gate import Gate
 from botsessions.engine.lane import Lane, State
 from botsessions.engine.pace import MAX_FUNCTION_SECONDS, Pace, share
@@ -44,11 +44,15 @@ if TYPE_CHECKING:
     from botsessions.engine.calls import Worker
     from botsessions.record import Loaded, Record
 
+    Found = Mapping[str, Record | BackendError | None]
+
 MAX_BATCH_BYTES = 16 * 1024 * 1024
 # How often, in each timeout, it is looked at who waits for too long.
 LOOKS = 10
 # For how many looks more a write that was sent may still be answered.
 EXTRA_LOOKS = 2
+# Behind every moment that a clock can show.
+FOREVER = 1 << 62
 
 
 class BatchedEngine:
@@ -105,18 +109,31 @@ class BatchedEngine:
         return future
 
     def update(
-        self, key: str, function: Callable[[dict[Any, Any]], Mapping[Any, Any]]
+        self,
+        key: str,
+        function: Callable[[dict[Any, Any]], Mapping[Any, Any]],
+        *,
+        guard: Guard | None = None,
+        policy: rules.Policy | None = None,
+        context: Context | None = None,
     ) -> asyncio.Future[dict[Any, Any]]:
-        """Queue a function; it runs in the caller's context, on the event loop."""
-        return self._queue(key, function, copy_context(), None)
+        """Queue a function; it runs in the caller's context, on the event loop.
 
-    def put(self, key: str, body: bytes) -> asyncio.Future[None]:
+        With a ``guard`` it fails with ``LockLostError`` unless that record is as it
+        says. A ``policy`` of its own is the key's from now on, until it is idle.
+        """
+        context = context or copy_context()
+        return self._queue(key, function, context, None, guard, policy)
+
+    def put(
+        self, key: str, body: bytes, *, guard: Guard | None = None
+    ) -> asyncio.Future[None]:
         """Queue the replacement of a session by a packed one."""
-        return self._queue(key, None, None, body)
+        return self._queue(key, None, None, body, guard)
 
-    def delete(self, key: str) -> asyncio.Future[None]:
+    def delete(self, key: str, *, guard: Guard | None = None) -> asyncio.Future[None]:
         """Queue the removal of a session."""
-        return self._queue(key, None, None, None)
+        return self._queue(key, None, None, None, guard)
 
     async def aclose(self) -> None:
         """Refuse new operations, finish those that wait, fail what cannot finish.
@@ -141,22 +158,28 @@ class BatchedEngine:
         if self._calls.cancel() == 0:
             self._fail_everything()
 
-    def _queue(
+    def _queue(  # noqa: PLR0913, PLR0917 - what the calls above say
         self,
         key: str,
         function: Callable[[dict[Any, Any]], Mapping[Any, Any]] | None,
         context: Context | None,
         body: bytes | None,
+        guard: Guard | None,
+        policy: rules.Policy | None = None,
     ) -> asyncio.Future[Any]:
         self._gate.enter()
         future: asyncio.Future[Any] = self._loop.create_future()
         deadline = self._loop.time() + self._timeout
-        operation = Operation(future, deadline, function, context, body)
+        operation = Operation(future, deadline, function, context, body, guard)
         key = self._prefix + key
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = Lane(key)
         lane.waiting.append(operation)
+        if guard is not None:
+            lane.guarded = True
+        if policy is not None:
+            lane.policy = policy
         if lane.state is State.IDLE:
             self._make_ready(lane)
         if self._watch is None:
@@ -302,8 +325,11 @@ class BatchedEngine:
         )
 
     async def _flush(self, worker: Worker, batch: list[Lane]) -> None:
+        keys = [lane.key for lane in batch]
+        guarded = [lane for lane in batch if lane.guarded]
+        if guarded:
+            keys = list(dict.fromkeys([*keys, *self._guard_keys(guarded)]))
         try:
-            keys = [lane.key for lane in batch]
             loaded = await self._calls.load(worker, keys)
         except BackendError as exc:
             if len(batch) > 1 and not isinstance(exc, BackendUnavailableError):
@@ -314,14 +340,26 @@ class BatchedEngine:
             for lane in batch:
                 self._not_done(lane, exc)
             return
-        lanes, writes = self._compute(batch, loaded)
+        found = dict(zip(keys, loaded.records, strict=True)) if guarded else {}
+        lanes, writes = self._compute(batch, loaded, found)
         if writes:
             await self._commit(worker, lanes, writes)
 
+    def _guard_keys(self, lanes: list[Lane]) -> list[str]:
+        return [
+            self._prefix + operation.guard.key
+            for lane in lanes
+            for operation in lane.taken
+            if operation.guard is not None
+        ]
+
     def _compute(
-        self, batch: list[Lane], loaded: Loaded
+        self, batch: list[Lane], loaded: Loaded, found: Found
     ) -> tuple[list[Lane], list[Write]]:
-        """Run the functions of a batch, as far as time and size allow."""
+        """Run the functions of a batch, as far as time and size allow.
+
+        ``found`` are the same records by key, and those of guards, if there are any.
+        """
         started = self._timer()
         ends = started + MAX_FUNCTION_SECONDS
 
@@ -332,7 +370,9 @@ class BatchedEngine:
         writes: list[Write] = []
         left: list[Lane] = []
         size = operations = 0
-        for turn, (lane, record) in enumerate(zip(batch, loaded.records, strict=True)):
+        # Behind the records of the batch are those of guards.
+        pairs = zip(batch, loaded.records, strict=False)
+        for turn, (lane, record) in enumerate(pairs):
             if isinstance(record, BackendError):
                 self._not_done(lane, record)
                 continue
@@ -341,7 +381,8 @@ class BatchedEngine:
                 left.append(lane)
                 continue
             operations += len(lane.taken)
-            write = self._next_write(lane, record, loaded.now, out_of_time)
+            guards = found if lane.guarded else None
+            write = self._next_write(lane, record, loaded.now, guards, out_of_time)
             if write is not None:
                 lanes.append(lane)
                 writes.append(write)
@@ -358,6 +399,7 @@ class BatchedEngine:
         lane: Lane,
         record: Record | None,
         now: int,
+        guards: Found | None,
         out_of_time: Callable[[], bool],
     ) -> Write | None:
         """Settle a doubtful write or compute a new one; None if nothing is to be sent.
@@ -367,7 +409,12 @@ class BatchedEngine:
         if lane.doubtful is not None:
             verdict = rules.settle(lane.doubtful, record, now)
             if verdict is Verdict.NOT_YET:
-                return lane.doubtful._replace(not_after=self._not_after(record, now))
+                not_after = self._not_after(record, now)
+                if guards is not None:
+                    end = self._end_of_lease(lane, guards, now)
+                    # Whoever lost the lock meanwhile must not send anything later.
+                    not_after = min(end or lane.doubtful.not_after, not_after)
+                return lane.doubtful._replace(not_after=not_after)
             if verdict is Verdict.LANDED:
                 self._answer(lane)
                 return None
@@ -375,10 +422,42 @@ class BatchedEngine:
                 self._fail_changes(lane)
             lane.doubtful = None
             self._drop_answered(lane)
+        not_after = self._not_after(record, now)
+        if guards is not None:
+            self._fail_lost(lane, guards, now)
+            not_after = min(self._end_of_lease(lane, guards, now) or now, not_after)
         if not lane.taken:
             self._done(lane)
             return None
-        return self._fold(lane, record, now, out_of_time)
+        return self._fold(lane, record, now, not_after, out_of_time)
+
+    def _fail_lost(self, lane: Lane, guards: Found, now: int) -> None:
+        """Answer those whose lock is not theirs any more, and leave them out."""
+        for operation in lane.taken:
+            if operation.guard is None:
+                continue
+            held = guards[self._prefix + operation.guard.key]
+            if isinstance(held, BackendError):
+                operation.fail(own(held))
+            elif not _holds(held, operation.guard, now):
+                operation.fail(rules.lock_lost(self._name(lane.key)))
+        self._drop_answered(lane)
+
+    def _end_of_lease(self, lane: Lane, guards: Found, now: int) -> int | None:
+        """Return until when all with a guard may write; None if one may not any more.
+
+        Far away if there is none.
+        """
+        end = FOREVER
+        for operation in lane.taken:
+            if operation.guard is not None:
+                held = guards[self._prefix + operation.guard.key]
+                if isinstance(held, BackendError) or held is None:
+                    return None
+                if not _holds(held, operation.guard, now):
+                    return None
+                end = min(end, FOREVER if held.expires_at is None else held.expires_at)
+        return end
 
     def _fail_changes(self, lane: Lane) -> None:
         """Tell those whose change may have landed; the others can run again."""
@@ -392,6 +471,7 @@ class BatchedEngine:
         lane: Lane,
         record: Record | None,
         now: int,
+        not_after: int,
         out_of_time: Callable[[], bool],
     ) -> Write | None:
         before = b"" if record is None or record.is_gone(now) else record.value
@@ -406,7 +486,8 @@ class BatchedEngine:
         # An operation that raised writes nothing, not even a later end.
         if fold.succeeded and (value or before):
             token = rules.new_token(self._rng)
-            following = rules.next_record(self._policy, record, value, now, token)
+            policy = lane.policy or self._policy
+            following = rules.next_record(policy, record, value, now, token)
             if value != before or (
                 record is not None and following.expires_at != record.expires_at
             ):
@@ -414,7 +495,7 @@ class BatchedEngine:
                     lane.key,
                     None if record is None else record.version,
                     following,
-                    self._not_after(record, now),
+                    not_after,
                 )
         # Nothing changed. Every operation was called before the load was sent, so what
         # it saw was current, and it can be answered without a write.
@@ -523,3 +604,7 @@ class BatchedEngine:
 
     def _name(self, key: str) -> str:
         return key.removeprefix(self._prefix)
+
+
+def _holds(found: Record | None, guard: Guard, now: int) -> bool:
+    return found is not None and found.value == guard.value and not found.is_gone(now)

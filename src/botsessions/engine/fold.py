@@ -8,7 +8,7 @@ that once the commit on which the answers rest is acknowledged.
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from botsessions.codec import EMPTY, holds, seal
 from botsessions.engine import rules
@@ -20,6 +20,16 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from botsessions.codec import Codec
+
+
+class Guard(NamedTuple):
+    """A record that must be there, alive and with this value, for an operation to land.
+
+    It is a lock's: whoever holds the lock may write as long as it says so.
+    """
+
+    key: str
+    value: bytes
 
 
 class Operation:
@@ -37,22 +47,25 @@ class Operation:
         "error",
         "function",
         "future",
+        "guard",
         "result",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what a call says
         self,
         future: asyncio.Future[Any],
         deadline: float,
         function: Callable[[dict[Any, Any]], Mapping[Any, Any]] | None,
         context: Context | None,
         body: bytes | None,
+        guard: Guard | None,
     ) -> None:
         self.future = future
         self.deadline = deadline
         self.function = function
         self.context = context
         self.body = body
+        self.guard = guard
         self.result: dict[Any, Any] | None = None
         self.error: BaseException | None = None
         self.changes = False
@@ -151,9 +164,11 @@ class Fold:
         body, copy = self._codec.pack(new)
         self._policy.check_size(body)
         operation.result = copy
-        if not self._alive and body == EMPTY:
-            operation.changes = False
-            return  # nothing was there and nothing is: do not create it
+        if body == EMPTY:
+            # It reads like no session from now on, so nothing is kept of it.
+            operation.changes = self._alive
+            self._alive, self._body, self._spare = False, None, None
+            return
         if self._body is not None:
             operation.changes = body != self._body
         elif self._alive:

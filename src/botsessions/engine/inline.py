@@ -22,7 +22,6 @@ from botsessions.engine import rules
 from botsessions.errors import (
     BackendError,
     CorruptRecordError,
-    InvalidUpdateError,
 )
 from botsessions.record import Record
 
@@ -41,7 +40,10 @@ copy_of = dict.copy
 
 
 class InlineEngine:
-    """Carries out operations at once, on the loop that opened it."""
+    """Carries out operations at once, on the loop that opened it.
+
+    Without a loop any thread may call it.
+    """
 
     __slots__ = (
         "_backend",
@@ -61,7 +63,7 @@ class InlineEngine:
         policy: rules.Policy,
         *,
         backend: SupportsInline,
-        loop: asyncio.AbstractEventLoop,
+        loop: asyncio.AbstractEventLoop | None,
         rng: random.Random,
     ) -> None:
         self._backend = backend
@@ -82,7 +84,7 @@ class InlineEngine:
     ) -> dict[Any, Any]:
         """Apply a function to one session; return the session as stored."""
         if self._home.owner._thread_id != get_ident():  # noqa: SLF001 - see Home
-            return self._update_shared(key, function)
+            return self.update_in_turn(key, function)
         records = self._records
         try:
             text = key._text  # noqa: SLF001 - kept there for the engine
@@ -103,7 +105,11 @@ class InlineEngine:
                     return self._write(text, new, seen)
             else:
                 copy = copy_of(new)  # type: ignore[arg-type] # else: TypeError
-            if records[text] is seen and len(body) <= self._short and BIN8 not in body:
+            if (
+                records[text] is seen
+                and 1 < len(body) <= self._short
+                and BIN8 not in body
+            ):
                 records[text] = body
                 return copy
         except (TypeError, ValueError, KeyError):
@@ -113,28 +119,31 @@ class InlineEngine:
     def get(self, key: SessionKey) -> dict[Any, Any]:
         """Read one session."""
         with self._exclusively():
-            return self._read(_text_of(key))
+            return self._read(rules.text_of(key))
 
     def put(self, key: SessionKey, body: bytes) -> None:
         """Replace one session by a packed one."""
         with self._exclusively():
-            self._store(_text_of(key), body)
+            self._store(rules.text_of(key), body)
 
     def delete(self, key: SessionKey) -> None:
         """Remove one session."""
         with self._exclusively():
-            self._records.pop(_text_of(key), None)
+            self._records.pop(rules.text_of(key), None)
 
     def close(self) -> None:
         """Give the records back to their backend."""
         self._backend.detach()
 
-    def _update_shared(
+    def update_in_turn(
         self,
         key: SessionKey,
         function: Callable[[dict[Any, Any]], Mapping[Any, Any]],
     ) -> dict[Any, Any]:
+        """Do the same for a thread that may have to wait for others."""
         with self._exclusively():
+            if self._home.is_shared:
+                return self.update(key, function)  # as the holder of the lock
             return self._update_carefully(key, function)
 
     def _update_carefully(
@@ -144,17 +153,17 @@ class InlineEngine:
     ) -> dict[Any, Any]:
         """Update the long way, on records that nobody else touches meanwhile."""
         rules.check_function(function)
-        text = _text_of(key)
+        text = rules.text_of(key)
         seen = self._records.get(text)
         return self._write(text, function(self._read(text)), seen)
 
     def _exclusively(self) -> AbstractContextManager[object]:
         """Have the records to ourselves: as the owner's thread, or under the lock."""
-        if get_running_loop() is not self._loop:
+        if self._loop is not None and get_running_loop() is not self._loop:
             raise BackendError(
                 "this store belongs to another event loop; open one store for each loop"
             )
-        if self._home.owner._thread_id == get_ident():  # noqa: SLF001 - see Home
+        if self._loop is not None and self._home.owner._thread_id == get_ident():  # noqa: SLF001
             return nullcontext()
         return _Locked(self._home)
 
@@ -178,16 +187,13 @@ class InlineEngine:
         body, copy = self._codec.pack(rules.check_returned(returned))
         self._policy.check_size(body)
         if self._records.get(text) is not seen:
-            raise _called_from_inside()
-        if body != EMPTY or self._is_alive(text):
+            raise rules.called_from_inside()
+        if body == EMPTY:
+            # It reads like no session from now on, so nothing is kept of it.
+            self._records.pop(text, None)
+        else:
             self._store(text, body)
         return copy
-
-    def _is_alive(self, text: str) -> bool:
-        entry = self._records.get(text)
-        return isinstance(entry, bytes) or (
-            entry is not None and not entry.is_gone(self._backend.now())
-        )
 
     def _store(self, text: str, body: bytes) -> None:
         if self._policy.ttl is None and self._policy.max_age is None:
@@ -204,10 +210,6 @@ class InlineEngine:
         )
 
 
-def _text_of(key: object) -> str:
-    return rules.check_key(key)._text  # noqa: SLF001 - kept there for the engine
-
-
 class _Locked:
     """Holds the lock of shared records; refuses a function that calls the store."""
 
@@ -218,18 +220,10 @@ class _Locked:
 
     def __enter__(self) -> None:
         self._home.lock.acquire()
-        if self._home.busy:
+        if not self._home.holder.enter(get_ident()):
             self._home.lock.release()
-            raise _called_from_inside()
-        self._home.busy = True
+            raise rules.called_from_inside()
 
     def __exit__(self, *exc_info: object) -> None:
-        self._home.busy = False
+        self._home.holder.leave()
         self._home.lock.release()
-
-
-def _called_from_inside() -> InvalidUpdateError:
-    return InvalidUpdateError(
-        "a function given to update called the store itself; read before, or write "
-        "after, the update"
-    )

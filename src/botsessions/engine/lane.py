@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from botsessions.engine.fold import Operation
+    from botsessions.engine.rules import Policy
     from botsessions.record import Write
 
 
@@ -26,10 +27,20 @@ class State(enum.Enum):
 class Lane:
     """The operations of a key, in call order, and the write that awaits its verdict.
 
-    ``taken`` are those of the batch under way, ``waiting`` came since.
+    ``taken`` are those of the batch under way, ``waiting`` came since. ``guarded``
+    tells whether any of them may have a guard; ``policy`` is the key's own, if any.
     """
 
-    __slots__ = ("doubtful", "key", "retries", "state", "taken", "waiting")
+    __slots__ = (
+        "doubtful",
+        "guarded",
+        "key",
+        "policy",
+        "retries",
+        "state",
+        "taken",
+        "waiting",
+    )
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -38,6 +49,8 @@ class Lane:
         self.state = State.IDLE
         self.retries = 0
         self.doubtful: Write | None = None
+        self.guarded = False
+        self.policy: Policy | None = None
 
     def is_in_doubt(self) -> bool:
         """Tell whether a write of it may land or have landed."""

@@ -18,6 +18,7 @@ from botsessions.errors import (
     InvalidKeyError,
     InvalidSessionError,
     InvalidUpdateError,
+    LockLostError,
     SessionTooLargeError,
 )
 from botsessions.keys import SessionKey
@@ -163,6 +164,11 @@ def check_key(key: object) -> SessionKey:
     )
 
 
+def text_of(key: object) -> str:
+    """Return what a key is stored under; refuse what is no key."""
+    return check_key(key)._text  # noqa: SLF001 - kept there for the engine
+
+
 def check_function(function: object) -> None:
     """Refuse what ``update`` cannot call, before anything happens."""
     if type(function) is FunctionType and not function.__code__.co_flags & _IS_ASYNC:
@@ -204,6 +210,22 @@ def corrupt(key: str, exc: CorruptRecordError) -> CorruptRecordError:
     return CorruptRecordError(
         f"the session {key} cannot be read: {exc}. It was left as it is; "
         "put or delete replaces it"
+    )
+
+
+def called_from_inside() -> InvalidUpdateError:
+    """Say that a function called the store that called it."""
+    return InvalidUpdateError(
+        "a function given to update called the store itself; read before, or write "
+        "after, the update"
+    )
+
+
+def lock_lost(key: str) -> LockLostError:
+    """Say that who held a lock does so no more."""
+    return LockLostError(
+        f"the lock of {key} is not held any more: its lease ran out, or its block is "
+        "over. Nothing was written under it"
     )
 
 

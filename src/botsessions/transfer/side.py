@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from botsessions.backend import Backend, Page, SupportsListing
 from botsessions.errors import BackendError, BackendUnavailableError, ConflictError
+from botsessions.lock import BEHIND_LOCKS
 from botsessions.record import Record, Write
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ class Side:
         if not isinstance(self.backend, SupportsListing):
             name = type(self.backend).__name__
             raise BackendError(f"{name} cannot list its keys: it lacks SupportsListing")
-        last = ""
-        pages = self.backend.list_pages(self._prefix, self._prefix, _PAGE)
+        last = BEHIND_LOCKS  # a lock belongs to the bots that use the store
+        pages = self.backend.list_pages(self._prefix, self._prefix + last, _PAGE)
         while (page := await _next(pages)) is not None:
             for text, record in page.entries:
                 key = text.removeprefix(self._prefix)

@@ -1,0 +1,385 @@
+"""Locks: who has one, who waits, who lost it; over every kind of place."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import botsessions as bs
+from botsessions.record import GRACE_MS
+from tests.places import OnlyContract
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from botsessions.record import Write
+    from tests.places import Place
+
+KEY = bs.SessionKey(chat_id=-1001, user_id=42)
+OTHER = bs.SessionKey(chat_id=-1001, user_id=43)
+
+
+async def holds(store: bs.SessionStore, key: bs.SessionKey = KEY) -> bool:
+    """Tell whether the lock of a key is held by anybody."""
+    try:
+        async with store.lock(key, timeout=0.15):
+            return False
+    except bs.LockTimeoutError:
+        return True
+
+
+async def die(store: bs.SessionStore) -> None:
+    """Let a store renew nothing any more, as if its process had died."""
+    assert store._locks is not None
+    for queue in store._locks._queues.values():
+        renewal = queue.first.renewal
+        assert renewal is not None
+        renewal.cancel()
+
+
+# Exclusion.
+
+
+async def test_what_is_read_and_put_under_a_lock_loses_nothing(place: Place) -> None:
+    async with place.store() as one, place.store() as other:
+
+        async def count(store: bs.SessionStore) -> None:
+            async with store.lock(KEY, timeout=30) as held:
+                session = await held.get()
+                await asyncio.sleep(0.001)
+                await held.put({"n": session.get("n", 0) + 1})
+
+        await asyncio.gather(*(count(store) for store in (one, other) * 15))
+        assert await one.get(KEY) == {"n": 30}
+
+
+async def test_within_a_process_a_lock_is_given_in_the_order_of_asking(
+    place: Place,
+) -> None:
+    order: list[int] = []
+
+    async def work(number: int) -> None:
+        async with store.lock(KEY):
+            order.append(number)
+
+    async with place.store() as store:
+        async with store.lock(KEY):
+            tasks = [asyncio.create_task(work(number)) for number in range(20)]
+            await asyncio.sleep(0.01)
+            assert order == []
+        await asyncio.gather(*tasks)
+    assert order == list(range(20))
+
+
+async def test_another_key_has_a_lock_of_its_own(place: Place) -> None:
+    async with (
+        place.store() as store,
+        place.store() as other,
+        store.lock(KEY),
+        store.lock(OTHER),
+    ):
+        assert await holds(other)
+        assert await holds(other, OTHER)
+
+
+async def test_processes_take_turns_when_each_has_many_who_wait(place: Place) -> None:
+    """Neither is left out for as long as the other has somebody."""
+    over = False
+    got = [0, 0]
+
+    async def work(store: bs.SessionStore, number: int) -> None:
+        while not over:
+            async with store.lock(KEY, timeout=30):
+                got[number] += 1
+                await asyncio.sleep(0.001)
+
+    async with place.store() as one, place.store() as other:
+        tasks = [
+            asyncio.create_task(work(store, number))
+            for number, store in enumerate((one, other))
+            for _ in range(5)
+        ]
+        async with asyncio.timeout(15):
+            while min(got) == 0:  # noqa: ASYNC110 - a busy list
+                await asyncio.sleep(0.01)
+        over = True
+        await asyncio.gather(*tasks)
+
+
+async def test_who_asks_again_for_what_it_holds_gets_an_error_at_once(
+    place: Place,
+) -> None:
+    async with place.store() as store, store.lock(KEY):
+        with pytest.raises(RuntimeError, match="would wait for itself"):
+            async with store.lock(KEY):
+                pass
+        # A plain call knows nothing of locks.
+        assert await store.update(KEY, lambda _: {"by": "me"}) == {"by": "me"}
+
+
+async def test_who_waits_for_too_long_is_told_and_nobody_else_is_disturbed(
+    place: Place,
+) -> None:
+    async with place.store() as store, place.store() as other:
+        async with store.lock(KEY):
+            for waiting in (store, other):
+                began = time.monotonic()
+
+                async def wait(waiting: bs.SessionStore = waiting) -> None:
+                    async with waiting.lock(KEY, timeout=0.1):
+                        raise AssertionError
+
+                with pytest.raises(bs.LockTimeoutError, match=r"0.1 s; nothing was"):
+                    await asyncio.create_task(wait())
+                assert time.monotonic() - began < 2
+        for asking in (other, store):
+            async with asking.lock(KEY, timeout=2):
+                pass
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_those_who_are_cancelled_leave_no_lock_behind(
+    place: Place, seed: int
+) -> None:
+    rng = random.Random(seed)
+    inside = 0
+
+    async def work(store: bs.SessionStore) -> None:
+        nonlocal inside
+        async with store.lock(KEY, timeout=5):
+            inside += 1
+            assert inside == 1
+            try:
+                await asyncio.sleep(rng.uniform(0, 0.002))
+            finally:
+                inside -= 1
+
+    async with place.store() as one, place.store() as other:
+        for _ in range(15):
+            tasks = [
+                asyncio.create_task(work(rng.choice((one, other)))) for _ in range(8)
+            ]
+            await asyncio.sleep(rng.uniform(0, 0.01))
+            for task in tasks:
+                task.cancel()
+            for result in await asyncio.gather(*tasks, return_exceptions=True):
+                assert result is None or isinstance(result, asyncio.CancelledError)
+        for store in (one, other):
+            async with store.lock(KEY, timeout=2):
+                pass
+        assert one._locks is not None
+        assert one._locks._queues == {}
+
+
+# Leases.
+
+
+async def test_a_lock_outlives_its_lease_while_it_is_held(place: Place) -> None:
+    async with place.store() as store, place.store() as other:
+        async with store.lock(KEY, lease=1) as held:
+            for _ in range(4):
+                place.clock.now += 0.5
+                assert store._locks is not None
+                store._locks._renew(store._locks._queues[str(KEY)].first)
+                await asyncio.sleep(0.05)
+            held_inside = held.is_held
+            assert await holds(other)
+            await held.put({"by": "holder"})
+        assert (held_inside, held.is_held) == (True, False)
+        assert await other.get(KEY) == {"by": "holder"}
+
+
+async def test_the_lock_of_a_dead_process_is_free_once_its_lease_is_over(
+    place: Place,
+) -> None:
+    async with place.store() as other:
+        store = place.store()
+        async with store.lock(KEY, lease=5) as held:
+            await die(store)
+            assert await holds(other)
+            place.clock.now += 5.1
+            async with other.lock(KEY, timeout=2) as its:
+                for change in (
+                    held.put({"by": "dead"}),
+                    held.update(lambda _: {"by": "dead"}),
+                    held.delete(),
+                ):
+                    with pytest.raises(bs.LockLostError, match="Nothing was written"):
+                        await change
+                assert await its.get() == {}
+                await its.put({"by": "other"})
+            with pytest.raises(bs.LockLostError):
+                await held.put({"by": "dead"})
+            await store.aclose()
+        assert await other.get(KEY) == {"by": "other"}
+
+
+async def test_who_lost_its_lock_is_told_when_it_leaves(place: Place) -> None:
+    async with place.store() as store, place.store() as other:
+
+        async def lose(error: Exception | None) -> None:
+            async with store.lock(KEY, lease=5):
+                await die(store)
+                place.clock.now += 5.1
+                async with other.lock(KEY):
+                    pass
+                if error is not None:
+                    raise error
+
+        with pytest.raises(bs.LockLostError):
+            await lose(None)
+        with pytest.raises(ZeroDivisionError):
+            await lose(ZeroDivisionError())
+        assert not await holds(other)
+
+
+async def test_a_lock_that_is_over_changes_nothing(place: Place) -> None:
+    async with place.store() as store:
+        async with store.lock(KEY) as held:
+            await held.update(lambda s: {**s, "n": 1})
+        for change in (held.put({}), held.delete(), held.update(dict)):
+            with pytest.raises(bs.LockLostError, match="block is over"):
+                await change
+        assert await store.get(KEY) == {"n": 1}
+
+
+class Slow(OnlyContract):
+    """Keeps back the commits of a session until it is told."""
+
+    gate: asyncio.Event | None = None
+
+    async def commit(self, writes: Sequence[Write]) -> Sequence[bool]:
+        if self.gate is not None and any("!" not in write.key for write in writes):
+            await self.gate.wait()
+        return await super().commit(writes)
+
+
+async def test_a_change_that_arrives_after_the_lease_does_not_land() -> None:
+    now = 1_000_000.0
+    memory = bs.MemoryBackend(clock=lambda: now)
+    slow = Slow(memory)
+    slow.concurrent_batches = 2
+    async with (
+        bs.SessionStore(slow) as store,
+        bs.SessionStore(memory) as other,
+        store.lock(KEY, lease=1) as held,
+    ):
+        await die(store)
+        slow.gate = asyncio.Event()
+        late = asyncio.create_task(held.put({"by": "late"}))
+        await asyncio.sleep(0.01)
+        now += 1.1
+        async with other.lock(KEY) as its:
+            assert await its.get() == {}
+            slow.gate.set()
+            with pytest.raises(bs.LockLostError):
+                await late
+            assert await its.get() == {}
+        slow.gate = None
+        await store.aclose()
+
+
+# What is kept.
+
+
+async def test_locks_are_no_sessions_and_nothing_is_kept_of_them(place: Place) -> None:
+    async with place.store() as store:
+        async with store.lock(KEY), store.lock(OTHER):
+            assert [key async for key in store.keys()] == []
+            await store.put(OTHER, {"a": 1})
+            assert [key async for key in store.keys()] == [OTHER]
+            assert [key async for key in store.keys(chat_id=-1001)] == [OTHER]
+        assert store._locks is not None
+        assert store._locks._queues == {}
+        place.clock.now += GRACE_MS / 1000 + 1
+        store._locks._start_to_sweep()
+        assert store._locks._sweeping is not None
+        await store._locks._sweeping
+        backend: Any = store._backend
+        if not place.sweeps_itself:
+            pages = backend.list_pages("sessions/", "sessions/", 10)
+            kept = [key async for page in pages for key, _ in page.entries]
+            assert kept == [f"sessions/{OTHER}"]
+
+
+async def test_a_store_that_is_closed_leaves_nobody_waiting(place: Place) -> None:
+    store = place.store()
+    errors: list[BaseException] = []
+
+    async def wait() -> None:
+        try:
+            async with store.lock(KEY, timeout=30):
+                pass
+        except bs.SessionError as exc:
+            errors.append(exc)
+
+    async with store.lock(KEY):
+        tasks = [asyncio.create_task(wait()) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        await store.aclose()
+        async with asyncio.timeout(2):
+            await asyncio.gather(*tasks)
+    assert [type(error) for error in errors] == [bs.StoreClosedError] * 3
+    with pytest.raises(bs.StoreClosedError):
+        async with store.lock(KEY):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lease": 0.01}, "lease is a number of seconds from 0.1"),
+        ({"lease": 4000}, "lease is a number of seconds from 0.1"),
+        ({"timeout": 0}, "timeout is a number of seconds above 0"),
+    ],
+)
+async def test_nonsense_is_refused(options: dict[str, Any], message: str) -> None:
+    async with bs.open_store("memory://") as store:
+        with pytest.raises(ValueError, match=message):
+            async with store.lock(KEY, **options):
+                pass
+        with pytest.raises(bs.InvalidKeyError):
+            async with store.lock("chat=1"):  # type: ignore[arg-type]
+                pass
+
+
+# Processes.
+
+HOLDER = """
+import asyncio, sys
+import botsessions as bs
+key = bs.SessionKey(chat_id=1)
+async def main(url):
+    async with bs.open_store(url) as store, store.lock(key, lease=1):
+        print("held", flush=True)
+        await asyncio.sleep(60)
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def test_the_lock_of_a_process_that_was_killed_comes_free(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/bot.db"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", HOLDER, url),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(bs.__file__).parents[1])},
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"held\n"
+    key = bs.SessionKey(chat_id=1)
+    async with bs.open_store(url) as store:
+        await asyncio.sleep(1.5)  # longer than the lease
+        assert await holds(store, key)
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+        began = time.monotonic()
+        async with store.lock(key, timeout=5):
+            assert time.monotonic() - began < 2
