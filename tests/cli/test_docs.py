@@ -1,4 +1,4 @@
-"""docs/cli.md has each command, argument and option, and no other."""
+"""docs/cli.md and import.md have each command, argument and option, and no other."""
 
 from __future__ import annotations
 
@@ -12,14 +12,32 @@ from botsessions.cli.app import app
 from tests.cli.tool import ROOT
 
 TEXT = (ROOT / "docs" / "cli.md").read_text()
-COMMANDS: dict[str, Any] = vars(get_command(app))["commands"]
-SECTIONS: dict[str, str] = dict(
-    re.findall(
-        r"^## `([a-z-]+)[^`]*`\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE
+IMPORTS = (ROOT / "docs" / "import.md").read_text()
+SECTIONS: dict[str, tuple[str, str]] = {
+    name: (arguments, text)
+    for name, arguments, text in re.findall(
+        r"^## `([a-z-]+(?: [a-z-]+)*)([A-Z ]*)`\n(.*?)(?=^## |\Z)",
+        TEXT + IMPORTS,
+        re.DOTALL | re.MULTILINE,
     )
-)
+}
 # Said once, for all commands that have them.
 COMMON = {"--store", "--namespace", "--json", "--help"}
+COMMON_OF_IMPORTS = {"--write", "--partial"}
+
+
+def commands(group: Any, beginning: str = "") -> dict[str, Any]:
+    """Return all commands by what is to be typed, those of groups, too."""
+    found: dict[str, Any] = {}
+    for name, command in vars(group)["commands"].items():
+        if "commands" in vars(command):
+            found |= commands(command, f"{beginning}{name} ")
+        else:
+            found[beginning + name] = command
+    return found
+
+
+COMMANDS = commands(get_command(app))
 
 
 def options(command: Any) -> set[str]:
@@ -32,8 +50,9 @@ def test_each_command_has_a_section() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_option_of_a_command_is_in_its_section(name: str) -> None:
-    documented = set(re.findall(r"--[a-z]+", SECTIONS[name]))
-    assert documented - COMMON == options(COMMANDS[name]) - COMMON
+    common = COMMON | COMMON_OF_IMPORTS if name.startswith("import-from ") else COMMON
+    documented = set(re.findall(r"(?<!-)--[a-z][a-z-]+", SECTIONS[name][1]))
+    assert documented - common == options(COMMANDS[name]) - common
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -43,16 +62,18 @@ def test_each_argument_of_a_command_is_in_its_heading(name: str) -> None:
         for parameter in COMMANDS[name].params
         if parameter.opts[0][0] != "-"
     ]
-    heading = re.search(rf"^## `{name}([^`]*)`$", TEXT, re.MULTILINE)
-    assert heading is not None
-    assert heading[1].split() == arguments
+    assert SECTIONS[name][0].split() == arguments
 
 
 def test_the_common_options_are_said_once() -> None:
     introduction = TEXT.partition("\n## ")[0]
     assert {name for name in COMMON if f"`{name}" in introduction} == COMMON
-    for command in COMMANDS.values():
+    for name, command in COMMANDS.items():
         assert options(command) >= {"--json"}
+        if name.startswith("import-from "):
+            assert options(command) >= COMMON_OF_IMPORTS
+    introduction = IMPORTS.partition("\n## ")[0]
+    assert all(f"`{name}`" in introduction for name in COMMON_OF_IMPORTS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -17,6 +17,7 @@ import typer
 import botsessions
 from botsessions import transfer
 from botsessions.cli import json_form, jsonl, options, output, reports, sessions
+from botsessions.cli.imports import commands
 from botsessions.cli.replay import Replay
 from botsessions.cli.routing import Outcome
 from botsessions.cli.source import Source, interruptible, standard_input
@@ -32,6 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
+
+app.add_typer(commands.app, name="import-from")
 
 
 @app.command()

@@ -31,6 +31,14 @@ def existing(url: str, namespace: str) -> SessionStore:
     return opened(url, namespace, **options)
 
 
+def compared(url: str, namespace: str) -> SessionStore:
+    """Make the store of a command that compares with what is there, if anything is."""
+    parts = urlsplit(url)
+    if parts.scheme == "sqlite" and not _sqlite_file(parts.path).exists():
+        return opened("memory://", namespace)
+    return existing(url, namespace)
+
+
 def side(store: SessionStore, namespace: str) -> Side:
     """Return an open store's records, for what takes them as they are."""
     return Side(store._backend, namespace)  # noqa: SLF001 - a store has no use for it
@@ -40,9 +48,13 @@ def _place(url: str) -> tuple[object, ...]:
     """Return what two URLs of the same store have in common, as far as they tell."""
     parts = urlsplit(url)
     if parts.scheme == "sqlite":
-        return (parts.scheme, Path(unquote(parts.path).removeprefix("/")).resolve())
+        return (parts.scheme, _sqlite_file(parts.path).resolve())
     # Not hostname and port: there may be several of them.
     return (parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query)
+
+
+def _sqlite_file(path: str) -> Path:
+    return Path(unquote(path).removeprefix("/"))
 
 
 def address(url: str) -> str:

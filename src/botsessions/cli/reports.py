@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Column
 
 from botsessions.cli import jsonl, output
+from botsessions.cli.imports.carry import LEFT
 from botsessions.cli.json_form import shown
 from botsessions.cli.options import address
 from botsessions.cli.routing import Outcome, Result
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterable
 
+    from botsessions.cli.imports.carry import Summary as Carried
     from botsessions.cli.replay import Summary
     from botsessions.cli.sessions import Entry, Statistics
     from botsessions.keys import SessionKey
@@ -45,6 +47,14 @@ _TAKEN = {
     jsonl.Outcome.MALFORMED: "malformed",
     jsonl.Outcome.BLANK: "blank",
 }
+_CARRIED: dict[str, str] = {
+    jsonl.Outcome.IMPORTED: "imported",
+    jsonl.Outcome.PRESENT: "there already",
+    jsonl.Outcome.DIFFERENT: "there with other contents",
+    jsonl.Outcome.EXPIRED: "expired since",
+    LEFT: "left out",
+}
+_WOULD: dict[str, str] = {jsonl.Outcome.IMPORTED: "to import"}
 _WRITTEN = (Decision.COPY, Decision.REPLACE, Decision.REMOVE)
 _LEFT = {
     Decision.AHEAD: "changed in the destination",
@@ -200,6 +210,60 @@ def imported(file: str, outcomes: Counter[jsonl.Outcome], *, json: bool) -> None
             *((f"  {_TAKEN[outcome]}", count) for outcome, count in counts.items()),
         ]
     )
+
+
+class Some:
+    """Says some things in one line each; keeps all of them."""
+
+    def __init__(self, more: str) -> None:
+        self._more = more
+        self.all: list[str] = []
+
+    def __call__(self, text: str) -> None:
+        """Say it in one line."""
+        self.all.append(text)
+        if len(self.all) <= _MAX_PROBLEMS:
+            output.note(text)
+        elif len(self.all) == _MAX_PROBLEMS + 1:
+            output.note(f"there is more that {self._more}; --json lists all")
+
+
+def carried(  # noqa: PLR0913 - all that is known of one run
+    source: str,
+    summary: Carried,
+    problems: Some,
+    changes: Some,
+    *,
+    written: bool,
+    json: bool,
+) -> None:
+    """Report what became of what another library keeps, or what would become of it."""
+    counts = {outcome: summary.outcomes[outcome] for outcome in _CARRIED}
+    if json:
+        output.document(
+            {
+                "source": source,
+                "written": written,
+                "found": summary.outcomes.total(),
+                **counts,
+                "refused": dict(summary.refused.most_common()),
+                "problems": problems.all,
+                "changes": changes.all,
+            }
+        )
+        return
+    labels = _CARRIED if written else {**_CARRIED, **_WOULD}
+    _facts(
+        [
+            ("sessions found", summary.outcomes.total()),
+            *((f"  {labels[outcome]}", count) for outcome, count in counts.items()),
+            ("changes", len(changes.all)),
+            ("values refused", summary.refused.total()),
+            *((f"  {name}", count) for name, count in summary.refused.most_common(20)),
+        ]
+    )
+    for place, key in summary.examples:
+        output.line(f"{place} is {key}")
 
 
 def listing(entries: Iterable[Entry], *, json: bool) -> None:

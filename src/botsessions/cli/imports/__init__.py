@@ -1,0 +1,8 @@
+"""``import-from``: the sessions that other libraries keep, into a store of ours.
+
+``aiogram``, ``telegram`` and ``telebot`` know what each library writes, and under which
+key its adapter here looks for it; they read by ``redis`` and ``pickles``, and take key
+texts apart by ``layouts``. ``plain`` makes of a value what a session can hold,
+``carry`` compares with the store and writes, ``commands`` says what can be typed and
+reports. None of the libraries need be installed.
+"""
