@@ -23,6 +23,7 @@ CHECK := .venv/check/$(MAIN)
 TEST := .venv/test/$(MAIN)
 BENCH := .venv/bench/$(MAIN)
 LOCK := .venv/lock/3.11
+PEERS := aiogram telegram
 
 CHECKS := formatting lint types layers wheel $(FOUND:%=tests-%)
 
@@ -90,6 +91,12 @@ $(FOUND:%=tests-%): tests-%: .venv/test/%/.ready
 	@$(if $(filter-out $(MAIN),$*),SIMULATION_RUNS=15) .venv/test/$*/bin/python -m pytest \
 	    --numprocesses 3 --dist worksteal
 
+# The tests that aiogram, aiogram_dialog and python-telegram-bot have of their storages.
+peers: $(PEERS:%=.venv/peers-%/$(MAIN)/.ready)
+	@for peer in $(PEERS); do \
+	    .venv/peers-$$peer/$(MAIN)/bin/python -m tests.peers $$peer .venv/peers-$$peer/sources; \
+	done
+
 bench: $(BENCH)/.ready ## measure, beside aiogram's storage and the bare floor
 	@$(BENCH)/bin/python -m benchmarks
 
@@ -108,6 +115,7 @@ lock: $(LOCK)/.ready ## pin the requirements; UPGRADE=--upgrade takes the newest
 	group check | pin check pyproject.toml --extra cli -; \
 	group test | pin test pyproject.toml --extra cli - $$also; \
 	group bench | pin bench pyproject.toml - $$also; \
+	for peer in $(PEERS); do group peers-$$peer | pin peers-$$peer pyproject.toml -; done; \
 	pin runtime pyproject.toml $$also; \
 	pin cli pyproject.toml --extra cli $$also; \
 	pin build pyproject.toml --only-build-deps --all-build-deps $$also; \

@@ -17,6 +17,8 @@ NAMES = (
     "sqlite",
     "slowdisk",
     "neighbour",
+    "threads",
+    "telegram",
     "postgres",
     "redis",
     "processes",
