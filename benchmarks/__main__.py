@@ -18,6 +18,7 @@ NAMES = (
     "slowdisk",
     "neighbour",
     "threads",
+    "aiogram",
     "telegram",
     "postgres",
     "redis",

@@ -424,14 +424,14 @@ def test_a_session_that_cannot_be_read_fails_its_lines_alone(
     assert cli("show", str(sound), "--json").document == {"n": 1, "count": 5}
 
 
-def test_what_was_not_there_and_stays_empty_is_not_made(
+def test_what_comes_to_nothing_is_not_kept(
     cli: Cli, sessions: Sessions, tmp_path: Path
 ) -> None:
     sessions.put({SessionKey(chat_id=2, user_id=2): {"n": 1}})
     texts = [message(1, 1, "clear"), message(2, 2, "clear")]
     write_lines(tmp_path / "file.jsonl", texts)
     assert counts(cli("replay", "file.jsonl", *OBEY, "--json")) == {"applied": 2}
-    assert sessions.read() == {"chat=2/user=2": {}}
+    assert sessions.read() == {}
 
 
 def test_a_handler_of_the_current_directory_is_found(
