@@ -27,7 +27,7 @@ PEERS := aiogram telegram
 
 CHECKS := formatting lint types layers wheel $(FOUND:%=tests-%)
 
-.PHONY: help demo test pythons servers $(CHECKS) bench soak lock format clean
+.PHONY: help demo test pythons servers $(CHECKS) $(PEERS:%=peers-%) bench soak lock format clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.* ## (.*)/make \1\t\2/p' Makefile | expand -t 14
@@ -39,7 +39,8 @@ demo: $(CLI)/.ready ## replay recorded updates through an example bot, show its 
 	botsessions list --store sqlite:///demo.db
 	botsessions show chat=512406937/user=512406937 --store sqlite:///demo.db
 
-test: pythons servers $(CHECK)/.ready $(FOUND:%=.venv/test/%/.ready) ## run every check there is
+test: pythons servers ## run every check there is
+	@$(MAKE) --jobs 3 $(CHECK)/.ready $(FOUND:%=.venv/test/%/.ready) $(PEERS:%=.venv/peers-%/$(MAIN)/.ready)
 	@passed=0; failed=; \
 	for check in $(CHECKS); do \
 	    echo "=== $$check"; \
@@ -94,10 +95,11 @@ $(FOUND:%=tests-%): tests-%: .venv/test/%/.ready
 	    --numprocesses 3 --dist worksteal $(if $(filter-out $(MAIN),$*),$(FAULTS))
 
 # The tests that aiogram, aiogram_dialog and python-telegram-bot have of their storages.
-peers: $(PEERS:%=.venv/peers-%/$(MAIN)/.ready)
-	@for peer in $(PEERS); do \
-	    .venv/peers-$$peer/$(MAIN)/bin/python -m tests.peers $$peer .venv/peers-$$peer/sources; \
-	done
+peers:
+	@$(MAKE) --jobs 2 $(PEERS:%=peers-%)
+
+$(PEERS:%=peers-%): peers-%: .venv/peers-%/$(MAIN)/.ready
+	@.venv/peers-$*/$(MAIN)/bin/python -m tests.peers $* .venv/peers-$*/sources
 
 bench: $(BENCH)/.ready ## measure, beside aiogram's storage and the bare floor
 	@$(BENCH)/bin/python -m benchmarks

@@ -246,7 +246,10 @@ WICKED: dict[str, tuple[bytes, str]] = {
         pickle.dumps({"a": reduced(exec, ("open('executed', 'w').close()",))}),
         "builtins.exec",
     ),
-    "open": (pickle.dumps({"a": reduced(open, ("executed", "w"))}), "io.open"),
+    "open": (
+        pickle.dumps({"a": reduced(open, ("executed", "w"))}),
+        f"{open.__module__}.open",  # _io since Python 3.12
+    ),
     "an import": (
         pickle.dumps({"a": reduced(builtins.__import__, ("this",))}),
         "builtins.__import__",
