@@ -25,7 +25,7 @@ BENCH := .venv/bench/$(MAIN)
 LOCK := .venv/lock/3.11
 PEERS := aiogram telegram
 
-CHECKS := formatting lint types layers wheel $(FOUND:%=tests-%)
+CHECKS := formatting lint types layers wheel $(FOUND:%=tests-%) peers
 
 .PHONY: help demo test pythons servers $(CHECKS) $(PEERS:%=peers-%) bench soak lock format clean
 

@@ -167,6 +167,24 @@ def test_a_function_that_calls_its_store_is_refused_and_nothing_hangs(
         assert store.get(KEY) == {}
 
 
+def test_an_error_of_one_thread_disturbs_no_other(place: Place) -> None:
+    def fail(_: dict[Any, Any]) -> dict[Any, Any]:
+        raise ZeroDivisionError
+
+    with bs.SyncSessionStore(place.backend()) as store:
+
+        def work(index: int) -> None:
+            for _ in range(10):
+                if index % 2:
+                    store.update(KEY, count)
+                else:
+                    with pytest.raises(ZeroDivisionError):
+                        store.update(KEY, fail)
+
+        in_threads(8, work)
+        assert store.get(KEY) == {"n": 40}
+
+
 # Walks.
 
 
