@@ -317,7 +317,7 @@ async def test_in_a_black_hole_nothing_waits_for_ever(
 ) -> None:
     options = line.hurry_listing(monkeypatch)
     async with Proxy(line.port) as between:
-        store = line.store(between.port, timeout=0.5, **options)
+        store = line.store(between.port, timeout=1, **options)
         for _ in range(2):
             await several_idle(store)
             between.rule = proxy.swallow_all
