@@ -512,8 +512,13 @@ async def test_what_cannot_be_stored_is_told(place: Place) -> None:
 
 
 # A set may come back in another order, and is written again then.
+# No sets: in what order one comes back is not certain, and it may be written again.
 WITHOUT_SETS = {
-    name: value for name, value in ONE_OF_EACH.items() if "set" not in repr(value)
+    name: ONE_OF_EACH[name]
+    for name in ONE_OF_EACH
+    if type(ONE_OF_EACH[name]) in (int, float, str, bytes, tuple, type(None))
+    and "{" not in repr(ONE_OF_EACH[name])
+    and "set" not in repr(ONE_OF_EACH[name])
 }
 
 
