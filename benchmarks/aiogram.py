@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import itertools
 import subprocess
 import sys
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 CHATS = 100
 EACH = 10
+_NOW = dt.datetime(2026, 11, 23, tzinfo=dt.UTC)
 ROUNDS = 9
 SERVER = """
 from tests.servers.botapi import BotApi
@@ -68,7 +70,7 @@ class Rival:
             user = User(id=number, is_bot=False, first_name="Ada")
             message = Message(
                 message_id=1,
-                date=0,  # type: ignore[arg-type] # pydantic reads it as a time
+                date=_NOW,
                 chat=Chat(id=number, type="private"),
                 from_user=user,
                 text="hello",

@@ -44,7 +44,7 @@ class Baseline:
 
     async def update(self, key: str) -> object:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._worker, self._transaction, key)
+        return await loop.run_in_executor(self._worker, self.transaction, key)
 
     def fill(self, keys: Sequence[str]) -> None:
         body = ormsgpack.packb(FLAT)
@@ -53,7 +53,7 @@ class Baseline:
                 "INSERT INTO s VALUES (?, ?)", [(key, body) for key in keys]
             )
 
-    def _transaction(self, key: str) -> dict[str, Any]:
+    def transaction(self, key: str) -> dict[str, Any]:
         execute = self._connection.execute
         execute("BEGIN IMMEDIATE")
         body = execute("SELECT b FROM s WHERE k = ?", (key,)).get

@@ -13,48 +13,20 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import apsw
-import ormsgpack
+from typing import TYPE_CHECKING
 
 from benchmarks.measure import Row, Run, alternate, ratio, timed
 from benchmarks.sessions import FLAT, increment
+from benchmarks.sqlite import Baseline
 from botsessions import SessionKey, open_store, open_sync_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 KEYS = 1_000
 THREADS = 32
 ROUNDS = 9
 CALLS = 20_000
-
-
-class Baseline:
-    """One transaction for each update, on one connection."""
-
-    def __init__(self, path: Path, keys: Sequence[str]) -> None:
-        self._lock = threading.Lock()
-        self._connection = apsw.Connection(str(path))
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.execute("CREATE TABLE s (k TEXT PRIMARY KEY, b BLOB) STRICT")
-        body = ormsgpack.packb(FLAT)
-        with self._connection:
-            self._connection.executemany(
-                "INSERT INTO s VALUES (?, ?)", [(key, body) for key in keys]
-            )
-
-    def update(self, key: str) -> dict[str, Any]:
-        with self._lock:
-            execute = self._connection.execute
-            execute("BEGIN IMMEDIATE")
-            body = execute("SELECT b FROM s WHERE k = ?", (key,)).get
-            session = increment(ormsgpack.unpackb(body))
-            execute("UPDATE s SET b = ? WHERE k = ?", (ormsgpack.packb(session), key))
-            execute("COMMIT")
-            return session
 
 
 def in_threads(update: Callable[[int], object], each: int) -> Run:
@@ -83,7 +55,13 @@ async def report() -> list[Row]:
 async def _on_disk(directory: Path) -> Row:
     keys = [SessionKey(chat_id=n, user_id=n) for n in range(KEYS)]
     texts = list(map(str, keys))
-    baseline = Baseline(directory / "baseline.db", texts)
+    baseline, lock = Baseline(directory / "baseline.db"), threading.Lock()
+    baseline.fill(texts)
+
+    def one_by_one(number: int) -> object:
+        with lock:
+            return baseline.transaction(texts[number])
+
     with open_sync_store(f"sqlite:///{directory}/ours.db") as store:
         for key in keys:
             store.put(key, FLAT)
@@ -92,7 +70,7 @@ async def _on_disk(directory: Path) -> Row:
             return in_threads(lambda n: store.update(keys[n], increment), 100)
 
         async def theirs() -> Run:
-            return in_threads(lambda n: baseline.update(texts[n]), 50)
+            return in_threads(one_by_one, 50)
 
         runs = await alternate({"ours": ours, "theirs": theirs}, ROUNDS)
     return ratio("SQLite: 32 threads, 1,000 keys", runs["ours"], runs["theirs"], 10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -18,7 +19,7 @@ from botsessions.record import GRACE_MS
 from tests.places import OnlyContract
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from botsessions.record import Write
     from tests.places import Place
@@ -285,6 +286,43 @@ async def test_a_change_that_arrives_after_the_lease_does_not_land() -> None:
             assert await its.get() == {}
         slow.gate = None
         await store.aclose()
+
+
+class Lossy(OnlyContract):
+    """Loses one commit of a session, and does something instead."""
+
+    instead: Callable[[], Awaitable[None]] | None = None
+
+    async def commit(self, writes: Sequence[Write]) -> Sequence[bool]:
+        if self.instead is not None and any("!" not in write.key for write in writes):
+            instead, self.instead = self.instead, None
+            await instead()
+            raise bs.OutcomeUnknownError("no answer")
+        return await super().commit(writes)
+
+
+async def test_a_change_that_got_lost_is_not_sent_again_without_the_lock() -> None:
+    now = 1_000_000.0
+    memory = bs.MemoryBackend(clock=lambda: now)
+    lossy = Lossy(memory)
+    async with contextlib.AsyncExitStack() as stack:
+        store = await stack.enter_async_context(bs.SessionStore(lossy, timeout=0.5))
+        other = await stack.enter_async_context(bs.SessionStore(memory))
+
+        async def lose_the_lock() -> None:
+            nonlocal now
+            now += 1.1
+            await stack.enter_async_context(other.lock(KEY))
+
+        async def work() -> None:
+            async with store.lock(KEY, lease=1) as held:
+                await die(store)
+                lossy.instead = lose_the_lock
+                await held.put({"by": "late"})
+
+        with pytest.raises((bs.LockLostError, bs.OutcomeUnknownError)):
+            await work()
+        assert await other.get(KEY) == {}
 
 
 # What is kept.

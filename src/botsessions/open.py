@@ -53,7 +53,7 @@ def _parts(
     if not isinstance(url, str):
         raise TypeError(
             f"{caller} takes a URL as a str, not {type(url).__name__}; "
-            "for the path of a file use SessionStore(SQLiteBackend(path))"
+            "for the path of a file use sqlite:///path, or SQLiteBackend(path)"
         )
     parts = urlsplit(url)
     scheme = _SCHEMES.get(parts.scheme)

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from aiogram import BaseMiddleware
@@ -217,8 +218,7 @@ class _Block:
 
 
 _locks: ContextVar[Mapping[tuple[SessionStore, SessionKey], _Block]] = ContextVar(
-    "_locks",
-    default={},  # noqa: B039 - never changed in place
+    "_locks", default=MappingProxyType({})
 )
 
 

@@ -163,7 +163,8 @@ class InlineEngine:
             raise BackendError(
                 "this store belongs to another event loop; open one store for each loop"
             )
-        if self._loop is not None and self._home.owner._thread_id == get_ident():  # noqa: SLF001
+        owner = self._home.owner._thread_id  # noqa: SLF001 - see Home
+        if self._loop is not None and owner == get_ident():
             return nullcontext()
         return _Locked(self._home)
 
