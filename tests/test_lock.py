@@ -19,7 +19,7 @@ from botsessions.record import GRACE_MS
 from tests.places import OnlyContract
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from botsessions.record import Write
     from tests.places import Place
@@ -41,9 +41,16 @@ async def die(store: bs.SessionStore) -> None:
     """Let a store renew nothing any more, as if its process had died."""
     assert store._locks is not None
     for queue in store._locks._queues.values():
-        renewal = queue.first.renewal
-        assert renewal is not None
-        renewal.cancel()
+        assert queue.tenure is not None
+        assert queue.tenure.renewal is not None
+        queue.tenure.renewal.cancel()
+
+
+async def nothing_is_kept(store: bs.SessionStore) -> None:
+    """Wait, not for long, until a store has given all its locks back."""
+    async with asyncio.timeout(2):
+        while store._locks is not None and store._locks._queues:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
 
 
 # Exclusion.
@@ -176,8 +183,163 @@ async def test_those_who_are_cancelled_leave_no_lock_behind(
         for store in (one, other):
             async with store.lock(KEY, timeout=2):
                 pass
-        assert one._locks is not None
-        assert one._locks._queues == {}
+            await nothing_is_kept(store)
+
+
+# Turns: the process has the lock, and callers hand it on among themselves.
+
+
+class Counting(OnlyContract):
+    """Counts the commits of locks, and how many locks were in each."""
+
+    def __init__(self, backend: bs.MemoryBackend) -> None:
+        super().__init__(backend)
+        self.commits: list[int] = []
+
+    async def commit(self, writes: Sequence[Write]) -> Sequence[bool]:
+        locks = sum("!" in write.key for write in writes)
+        if locks:
+            self.commits.append(locks)
+        return await super().commit(writes)
+
+
+async def test_callers_of_one_process_take_turns_without_the_backend() -> None:
+    counting = Counting(bs.MemoryBackend())
+    async with bs.SessionStore(counting) as store:
+
+        async def work() -> None:
+            for _ in range(5):
+                async with store.lock(KEY) as held:
+                    await held.update(lambda s: {"n": s.get("n", 0) + 1})
+
+        await asyncio.gather(*(work() for _ in range(10)))
+        assert await store.get(KEY) == {"n": 50}
+        assert counting.commits == [1]
+        await nothing_is_kept(store)
+        assert counting.commits == [1, 1]
+
+
+async def test_locks_that_nobody_wants_are_given_back_together() -> None:
+    counting = Counting(bs.MemoryBackend())
+    keys = [bs.SessionKey(chat_id=n) for n in range(1, 51)]
+
+    async def work(key: bs.SessionKey) -> None:
+        async with store.lock(key):
+            pass
+
+    async with bs.SessionStore(counting) as store:
+        await asyncio.gather(*map(work, keys))
+        await nothing_is_kept(store)
+        assert sum(counting.commits) == 100
+        assert len(counting.commits) < 20  # 2, on a machine that is not busy
+        counting.commits.clear()
+        await work(KEY)
+    # Closing leaves none behind either.
+    assert counting.commits == [1, 1]
+
+
+async def test_another_process_need_not_wait_for_long(place: Place) -> None:
+    async with place.store() as store, place.store() as other:
+        async with store.lock(KEY):
+            pass
+        began = time.monotonic()
+        async with other.lock(KEY, timeout=5):
+            assert time.monotonic() - began < 1
+
+
+async def test_who_asks_for_another_lease_gets_that(place: Place) -> None:
+    async with place.store() as store, place.store() as other:
+        async with store.lock(KEY, lease=60):
+            pass
+        async with store.lock(KEY, lease=5):
+            await die(store)
+            place.clock.now += 5.1
+            async with other.lock(KEY, timeout=2):
+                pass
+            await store.aclose()
+
+
+async def test_a_lock_is_entered_once(place: Place) -> None:
+    async with place.store() as store:
+        locking = store.lock(KEY)
+        async with locking:
+            pass
+        with pytest.raises(RuntimeError, match="entered before"):
+            async with locking:
+                pass
+
+
+async def cancelled(change: Coroutine[Any, Any, object], slow: Slow) -> None:
+    """Begin a change whose commit is kept back, and wait for it no longer."""
+    slow.gate = asyncio.Event()
+    task = asyncio.create_task(change)
+    await asyncio.wait_for(slow.reached.wait(), 2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_change_whose_caller_left_is_over_before_the_lock_is_given_on() -> None:
+    for within in (True, False):  # the next holder is of this process, or another
+        memory = bs.MemoryBackend()
+        slow = Slow(memory)
+        slow.concurrent_batches = 2
+        async with bs.SessionStore(slow) as store, bs.SessionStore(memory) as other:
+            next_holder = store if within else other
+
+            async def hold(store: bs.SessionStore = store, slow: Slow = slow) -> None:
+                async with store.lock(KEY) as held:
+                    await cancelled(held.put({"by": "first"}), slow)
+
+            async def follow(store: bs.SessionStore = next_holder) -> dict[Any, Any]:
+                async with store.lock(KEY) as its:
+                    return await its.get()
+
+            holding = asyncio.create_task(hold())
+            await asyncio.wait_for(slow.reached.wait(), 2)
+            following = asyncio.create_task(follow())
+            await asyncio.sleep(0.1)
+            assert not holding.done()
+            assert not following.done()
+            assert slow.gate is not None
+            slow.gate.set()
+            await holding
+            assert await following == {"by": "first"}
+
+
+async def test_a_change_whose_caller_left_may_be_one_of_which_nobody_knows() -> None:
+    memory = bs.MemoryBackend()
+    slow = Slow(memory)
+    slow.concurrent_batches = 2
+    async with bs.SessionStore(slow, timeout=0.2) as store:
+        async with store.lock(KEY) as held:
+            await cancelled(held.put({"by": "first"}), slow)
+        other = bs.SessionStore(memory)
+        assert await holds(other)
+        await other.aclose()
+
+
+async def test_a_change_of_which_nobody_knows_keeps_the_lock_to_its_end() -> None:
+    """It may land for as long as the lease lasts, so nobody may follow before."""
+    now = 1_000_000.0
+    memory = bs.MemoryBackend(clock=lambda: now)
+    lossy = Lossy(memory)
+
+    async def for_ever() -> None:
+        lossy.instead = for_ever
+
+    async with bs.SessionStore(lossy, timeout=0.3) as store:
+        other = bs.SessionStore(memory)
+        with pytest.raises(bs.OutcomeUnknownError):  # noqa: PT012 - in its block
+            async with store.lock(KEY, lease=5) as held:
+                lossy.instead = for_ever
+                await held.put({"by": "nobody knows"})
+        lossy.instead = None
+        await nothing_is_kept(store)
+        assert await holds(other)
+        now += 5.1
+        assert not await holds(other)
+        await other.aclose()
 
 
 # Leases.
@@ -189,7 +351,9 @@ async def test_a_lock_outlives_its_lease_while_it_is_held(place: Place) -> None:
             for _ in range(4):
                 place.clock.now += 0.5
                 assert store._locks is not None
-                store._locks._renew(store._locks._queues[str(KEY)].first)
+                tenure = store._locks._queues[str(KEY)].tenure
+                assert tenure is not None
+                store._locks._renew(tenure)
                 await asyncio.sleep(0.05)
             held_inside = held.is_held
             assert await holds(other)
@@ -227,11 +391,11 @@ async def test_who_lost_its_lock_is_told_when_it_leaves(place: Place) -> None:
     async with place.store() as store, place.store() as other:
 
         async def lose(error: Exception | None) -> None:
-            async with store.lock(KEY, lease=5):
+            async with store.lock(KEY, lease=0.2):
                 await die(store)
-                place.clock.now += 5.1
+                place.clock.now += 0.2
                 async with other.lock(KEY):
-                    pass
+                    await asyncio.sleep(0.2)
                 if error is not None:
                     raise error
 
@@ -240,6 +404,18 @@ async def test_who_lost_its_lock_is_told_when_it_leaves(place: Place) -> None:
         with pytest.raises(ZeroDivisionError):
             await lose(ZeroDivisionError())
         assert not await holds(other)
+
+
+async def test_who_was_refused_a_change_is_told_when_it_leaves(place: Place) -> None:
+    """Also if the clock of this machine stood still, as in one that was suspended."""
+    async with place.store() as store, place.store() as other:
+        with pytest.raises(bs.LockLostError):  # noqa: PT012 - by the end of the block
+            async with store.lock(KEY, lease=5) as held:
+                place.clock.now += 5.1
+                async with other.lock(KEY):
+                    with pytest.raises(bs.LockLostError):
+                        await held.put({"by": "late"})
+                assert not held.is_held
 
 
 async def test_a_lock_that_is_over_changes_nothing(place: Place) -> None:
@@ -257,8 +433,13 @@ class Slow(OnlyContract):
 
     gate: asyncio.Event | None = None
 
+    def __init__(self, backend: bs.MemoryBackend) -> None:
+        super().__init__(backend)
+        self.reached = asyncio.Event()
+
     async def commit(self, writes: Sequence[Write]) -> Sequence[bool]:
         if self.gate is not None and any("!" not in write.key for write in writes):
+            self.reached.set()
             await self.gate.wait()
         return await super().commit(writes)
 
@@ -335,8 +516,8 @@ async def test_locks_are_no_sessions_and_nothing_is_kept_of_them(place: Place) -
             await store.put(OTHER, {"a": 1})
             assert [key async for key in store.keys()] == [OTHER]
             assert [key async for key in store.keys(chat_id=-1001)] == [OTHER]
+        await nothing_is_kept(store)
         assert store._locks is not None
-        assert store._locks._queues == {}
         place.clock.now += GRACE_MS / 1000 + 1
         store._locks._start_to_sweep()
         assert store._locks._sweeping is not None

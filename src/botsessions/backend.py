@@ -116,6 +116,20 @@ class SupportsSweeping(Protocol):
 
 
 @runtime_checkable
+class SupportsLoadingNow(Protocol):
+    """Can read without waiting, as a rule, because the data are on this machine.
+
+    A single ``get`` is then answered without a batch, a future or a suspension.
+    """
+
+    def load_now(self, keys: Sequence[str]) -> Loaded | None:
+        """Read what ``load`` would, and raise what it would; None if it had to wait.
+
+        Called on the thread of the event loop, so it must take microseconds.
+        """
+
+
+@runtime_checkable
 class SupportsInline(Protocol):
     """Keeps its records in this process and can hand over the very dict.
 

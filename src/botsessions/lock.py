@@ -3,23 +3,27 @@
 A lock is a record beside the session that it guards, made and renewed through the same
 engine, and dead by itself once its lease is over. Changes under it are *fenced*: they
 are loaded together with that record and may land only while it lives, by the backend's
-own clock. Within a process callers take turns, and only the first of them asks the
-backend. ``store`` (above) hands locks out; ``engine.batched`` (below) does the work.
+own clock. It is the process that has a lock, for its *tenure*: callers take turns in
+it, only the first of them asks the backend, and a moment after the last the lock is
+given back. ``store`` (above) hands locks out; ``engine.batched`` (below) does the work.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from botsessions.backend import SupportsSweeping
 from botsessions.engine import rules
 from botsessions.engine.fold import Guard
 from botsessions.errors import (
     ConflictError,
+    CorruptRecordError,
     LockLostError,
     LockTimeoutError,
     OutcomeUnknownError,
@@ -30,21 +34,28 @@ from botsessions.record import GRACE_MS
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
+    from types import TracebackType
 
     from botsessions.backend import Backend
     from botsessions.codec import Codec
     from botsessions.engine.batched import BatchedEngine
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 # With this begins the key of a lock, and of no session; it sorts before all of them.
 MARK = "!"
 # Sorts behind every key of a lock, and before every key of a session.
 BEHIND_LOCKS = '"'
 # Seconds between asking whether another process has let go: at first, and at most.
-_FIRST_PAUSE, _PAUSE = 0.004, 0.1
-# Seconds for which callers of one process may hand a lock on among themselves; then
-# others get their chance.
+_FIRST_PAUSE, _PAUSE = 0.004, 0.05
+# Seconds for which callers of one process may take turns among themselves; then others
+# get their chance.
 _STREAK = 2.0
+# Seconds for which a lock that nobody wants is kept: who asks next, often the same chat
+# again, has it at once, and those that are over go back to the backend together.
+_LINGER = 0.02
 # The end of a lease moves lazily (``rules.Policy``), so it may be so much nearer.
 _CERTAIN = 0.9
 # Seconds after which the records of locks that were let go are swept, and how many at
@@ -68,11 +79,14 @@ class Lock:
     @property
     def is_held(self) -> bool:
         """Tell whether the lease certainly lasts still."""
-        return self._locks.is_held(self._claim)
+        tenure = self._claim.tenure
+        return tenure is not None and self._locks.is_held(tenure)
 
     async def get(self) -> dict[Any, Any]:
         """Read the session, as ``SessionStore.get`` does."""
-        return await self._locks.engine.get(self._claim.key)
+        engine, key = self._locks.engine, self._claim.key
+        session = engine.get_now(key)
+        return await engine.get(key) if session is None else session
 
     async def update(
         self, function: Callable[[dict[Any, Any]], Mapping[Any, Any]]
@@ -82,91 +96,188 @@ class Lock:
         Who does not ask for the lock may change it all the same.
         """
         rules.check_function(function)
-        claim = self._held()
-        return await self._locks.engine.update(claim.key, function, guard=claim.guard)
+        tenure = self._held()
+        key, guard = self._claim.key, tenure.guard
+        change = self._locks.engine.update(key, function, guard=guard)
+        return await _under(tenure, change)
 
     async def put(self, session: Mapping[Any, Any]) -> None:
         """Replace the session, while the lock is held."""
         body = self._locks.pack(session)
-        claim = self._held()
-        await self._locks.engine.put(claim.key, body, guard=claim.guard)
+        tenure = self._held()
+        key, guard = self._claim.key, tenure.guard
+        await _under(tenure, self._locks.engine.put(key, body, guard=guard))
 
     async def delete(self) -> None:
         """Remove the session, while the lock is held."""
-        claim = self._held()
-        await self._locks.engine.delete(claim.key, guard=claim.guard)
+        tenure = self._held()
+        key, guard = self._claim.key, tenure.guard
+        await _under(tenure, self._locks.engine.delete(key, guard=guard))
 
-    def _held(self) -> Claim:
-        if self._claim.until == -math.inf:
+    def _held(self) -> Tenure:
+        tenure = self._claim.tenure
+        if tenure is None or tenure.until == -math.inf:
             raise rules.lock_lost(self._claim.key)
-        return self._claim
+        return tenure
+
+
+async def _under(tenure: Tenure, change: asyncio.Future[T]) -> T:
+    """Wait for a change, and note if it may land when nobody waits for it any more."""
+    tenure.changes += 1
+    is_over = True
+    try:
+        return await change
+    except asyncio.CancelledError:
+        is_over = False
+        raise
+    except OutcomeUnknownError:
+        tenure.is_doubtful = True
+        raise
+    except LockLostError:
+        tenure.until = 0.0  # the end of the block asks the backend for certain
+        raise
+    finally:
+        tenure.changes -= is_over
+
+
+class Locking:
+    """What ``async with store.lock(…)`` enters, once."""
+
+    __slots__ = ("_acquire", "_claim", "_locks")
+
+    def __init__(
+        self, acquire: Callable[[], Awaitable[Claim]], locks: Callable[[], Locks]
+    ) -> None:
+        self._acquire = acquire
+        self._locks = locks
+        self._claim: Claim | None = None
+
+    async def __aenter__(self) -> Lock:
+        if self._claim is not None:
+            raise RuntimeError("this lock was entered before; ask for another one")
+        self._claim = await self._acquire()
+        return Lock(self._locks(), self._claim)
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._claim is not None  # noqa: S101 - for mypy
+        try:
+            await self._locks().release(self._claim)
+        except LockLostError:
+            if exc is None:
+                raise
 
 
 class Claim:
     """One caller's wish for a lock, from asking to letting go.
 
-    ``until`` is when (by the loop's clock) its lease may be over: minus infinity as
-    long as there is none, and once it is lost or given back. ``turn`` ends with None if
-    the lock was handed on, else with the seconds to wait before asking the backend.
+    ``tenure`` is what it has the turn in, None before and after. ``turn`` ends with
+    None if the tenure goes on, else with the seconds to wait before asking the backend.
     """
 
-    __slots__ = (
-        "guard",
-        "key",
-        "lease",
-        "mark",
-        "owner",
-        "policy",
-        "renewal",
-        "turn",
-        "until",
-    )
+    __slots__ = ("key", "lease", "owner", "tenure", "turn")
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what a caller says, and what it waits for
+    def __init__(
         self,
         key: str,
-        guard: Guard,
-        mark: dict[str, int],
         lease: float,
         owner: object,
         turn: asyncio.Future[float | None],
     ) -> None:
         self.key = key
-        self.guard = guard
-        self.mark = mark
         self.lease = lease
         self.owner = owner
         self.turn = turn
+        self.tenure: Tenure | None = None
+
+
+class Tenure:
+    """The time for which this process has one lock, whoever of it has the turn.
+
+    ``until`` is when (by the loop's clock) its lease may be over: minus infinity as
+    long as there is none, and once it is lost or given back. ``since`` is when it
+    began. ``changes`` counts those that were begun under it and have no answer yet, or
+    whose caller was cancelled; it ``is_doubtful`` if nobody knows what became of one.
+    """
+
+    __slots__ = (
+        "changes",
+        "guard",
+        "is_doubtful",
+        "lease",
+        "mark",
+        "policy",
+        "renewal",
+        "since",
+        "until",
+    )
+
+    def __init__(self, guard: Guard, mark: dict[str, int], lease: float) -> None:
+        self.guard = guard
+        self.mark = mark
+        self.lease = lease
         self.policy = rules.Policy(int(lease * 1000), None, 1024)
         self.until = -math.inf
+        self.since = math.inf
+        self.changes = 0
+        self.is_doubtful = False
         self.renewal: asyncio.TimerHandle | None = None
 
 
 class _Queue:
     """Those of this process who want one lock: whose turn it is, and who comes next.
 
-    ``since`` is when the process got it from the backend.
+    Without a ``first`` the lock lingers since ``idle_since``, or ``is_ending``: it is
+    just being given back.
     """
 
-    __slots__ = ("first", "since", "waiting")
+    __slots__ = ("first", "idle_since", "is_ending", "key", "tenure", "waiting")
 
-    def __init__(self, first: Claim) -> None:
-        self.first = first
-        self.since = math.inf
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.first: Claim | None = None
+        self.tenure: Tenure | None = None
+        self.idle_since = math.inf
+        self.is_ending = False
         self.waiting: deque[Claim] = deque()
 
-    def next(self) -> Claim | None:
-        """Take out who comes next, and give the turn to it."""
-        while self.waiting:
-            claim = self.waiting.popleft()
-            if not claim.turn.done():
-                self.first = claim
-                return claim
-        return None
+    def following(self) -> Claim | None:
+        """Return who comes next; those who gave up are forgotten."""
+        while self.waiting and self.waiting[0].turn.done():
+            self.waiting.popleft()
+        return self.waiting[0] if self.waiting else None
+
+    def give_turn(self, pause: float | None) -> None:
+        """Give the turn to who comes next."""
+        self.first = self.waiting.popleft()
+        if pause is None:
+            self.first.tenure = self.tenure
+        self.first.turn.set_result(pause)
+
+
+def _tell_if_lost(key: str, ending: asyncio.Task[bool]) -> None:
+    """Log what comes out only when no block is there any more to raise it in.
+
+    So it is if the backend's clock went ahead of ours: this machine was suspended.
+    """
+    if not ending.cancelled() and ending.exception() is None and ending.result():
+        _log.warning(
+            "The lock of %s was lost before it was given back: another may have held "
+            "it at the same time. Nothing was written under it once it was lost",
+            key,
+        )
 
 
 class _HeldElsewhereError(Exception):
     """Another process has it; never leaves this module."""
+
+
+class _PassedError(Exception):
+    """All changes before this one are settled; never leaves this module."""
 
 
 class Locks:
@@ -190,13 +301,16 @@ class Locks:
         self._rng = rng
         self._loop = asyncio.get_running_loop()
         self._queues: dict[str, _Queue] = {}
-        self._releasing: set[asyncio.Task[bool]] = set()
+        # Those that linger, longest first.
+        self._idle: dict[str, _Queue] = {}
+        self._lingering: asyncio.TimerHandle | None = None
+        self._ending: set[asyncio.Task[bool]] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._sweeping: asyncio.Task[None] | None = None
 
-    def is_held(self, claim: Claim) -> bool:
+    def is_held(self, tenure: Tenure) -> bool:
         """Tell whether its lease certainly lasts still."""
-        return self._loop.time() < claim.until
+        return self._loop.time() < tenure.until
 
     async def acquire(
         self,
@@ -208,33 +322,20 @@ class Locks:
     ) -> Claim:
         """Wait for the lock of a key; ``release`` must follow."""
         queue = self._queues.get(key)
-        if queue is not None and queue.first.owner is owner:
+        if queue is None:
+            queue = self._queues[key] = _Queue(key)
+        elif queue.first is not None and queue.first.owner is owner:
             raise RuntimeError(
                 f"{key} is locked by this very task or thread, which would wait for "
                 "itself; use the lock it has"
             )
-        claim = self._claim(key, lease, owner)
-        if queue is None:
-            queue = self._queues[key] = _Queue(claim)
-            claim.turn.set_result(0)
-        else:
-            queue.waiting.append(claim)
-        try:
-            async with asyncio.timeout(timeout):
-                pause = await claim.turn
-                if pause is not None:
-                    await self._contend(claim, pause)
-                    queue.since = self._loop.time()
-        except BaseException as exc:
-            turn = claim.turn
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._start_to_release(queue, claim)
-            if isinstance(exc, TimeoutError):
-                raise LockTimeoutError(
-                    f"{key} was locked by another for {timeout:g} s; nothing was done. "
-                    "Try again, or wait longer with timeout="
-                ) from exc
-            raise
+        claim = Claim(key, lease, owner, self._loop.create_future())
+        queue.waiting.append(claim)
+        if queue.first is None and not queue.is_ending:
+            self._idle.pop(key, None)
+            self._next_turn(queue)
+        if claim.tenure is None:
+            await self._wait(queue, claim, timeout)
         return claim
 
     async def release(self, claim: Claim) -> None:
@@ -242,39 +343,112 @@ class Locks:
 
         Is carried through even if this call is cancelled.
         """
-        task = self._start_to_release(self._queues[claim.key], claim)
-        if await asyncio.shield(task):
+        claim.tenure = None
+        ending = self._next_turn(self._queues[claim.key])
+        if ending is not None and await asyncio.shield(ending):
             raise rules.lock_lost(claim.key)
 
     async def aclose(self) -> None:
         """Fail those who wait, finish those who let go; what is held ends by itself."""
         for queue in self._queues.values():
-            self._end(queue.first)
+            if queue.tenure is not None:
+                self._stop_renewing(queue.tenure)
             for claim in queue.waiting:
                 if not claim.turn.done():
                     claim.turn.set_exception(StoreClosedError("the store is closed"))
-        if self._sweep is not None:
-            self._sweep.cancel()
-        tasks = [*self._releasing, *([self._sweeping] if self._sweeping else [])]
+        for timer in (self._lingering, self._sweep):
+            if timer is not None:
+                timer.cancel()
+        while self._idle:
+            self._end(self._idle.popitem()[1])
+        tasks = [*self._ending, *([self._sweeping] if self._sweeping else [])]
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _claim(self, key: str, lease: float, owner: object) -> Claim:
-        # In braces stands what a Cluster is to choose the slot by: the session's own
-        # key, so that both are on one server and go by one clock.
-        text = f"{MARK}{{{self._prefix}{key}}}"
-        mark = {"holder": rules.new_token(self._rng)}
-        guard = Guard(text, self._codec.encode(mark))
-        return Claim(key, guard, mark, lease, owner, self._loop.create_future())
+    # Turns within the process.
+
+    async def _wait(
+        self,
+        queue: _Queue,
+        claim: Claim,
+        timeout: float,  # noqa: ASYNC109 - it raises an error of its own
+    ) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                pause = await claim.turn
+                if pause is not None:
+                    await self._contend(queue, claim, pause)
+        except BaseException as exc:
+            claim.tenure = None
+            if queue.first is claim:
+                self._next_turn(queue)
+            if isinstance(exc, TimeoutError):
+                raise LockTimeoutError(
+                    f"{claim.key} was locked by another for {timeout:g} s; nothing was "
+                    "done. Try again, or wait longer with timeout="
+                ) from exc
+            raise
+
+    def _next_turn(self, queue: _Queue) -> asyncio.Task[bool] | None:
+        """Let the tenure go on with who comes next, linger, or end."""
+        queue.first = None
+        tenure, following = queue.tenure, queue.following()
+        if tenure is None:
+            self._ask_next(queue, 0)
+        elif not self._goes_on(tenure, following):
+            return self._end(queue)
+        elif following is not None:
+            queue.give_turn(None)
+        else:
+            self._linger(queue)
+        return None
+
+    def _goes_on(self, tenure: Tenure, following: Claim | None) -> bool:
+        """Tell whether nothing of one caller's is left, and time for another."""
+        if tenure.changes or tenure.is_doubtful or not self.is_held(tenure):
+            return False
+        if following is None:
+            return True
+        now = self._loop.time()
+        return (
+            following.lease == tenure.lease
+            and now + tenure.lease / 2 < tenure.until
+            and now < tenure.since + _STREAK
+        )
+
+    def _ask_next(self, queue: _Queue, pause: float) -> None:
+        """Let who comes next ask the backend; forget the queue if there is nobody."""
+        if queue.following() is None:
+            del self._queues[queue.key]
+        else:
+            queue.give_turn(pause)
+
+    def _linger(self, queue: _Queue) -> None:
+        queue.idle_since = self._loop.time()
+        self._idle[queue.key] = queue
+        if self._lingering is None:
+            self._lingering = self._loop.call_later(_LINGER, self._end_idle)
+
+    def _end_idle(self) -> None:
+        """Give back what has lingered for long enough, all of it together."""
+        self._lingering = None
+        enough = self._loop.time() - _LINGER / 2
+        for queue in list(self._idle.values()):
+            if queue.idle_since > enough:
+                self._lingering = self._loop.call_later(_LINGER, self._end_idle)
+                break
+            del self._idle[queue.key]
+            self._end(queue).add_done_callback(partial(_tell_if_lost, queue.key))
 
     # Getting it from the backend, and keeping it.
 
-    async def _contend(self, claim: Claim, pause: float) -> None:
+    async def _contend(self, queue: _Queue, claim: Claim, pause: float) -> None:
         """Ask until the lock is ours; once, as a rule."""
+        tenure = queue.tenure = self._tenure(claim)
 
         def take(found: dict[Any, Any]) -> dict[str, int]:
-            if found and found != claim.mark:
+            if found and found != tenure.mark:
                 raise _HeldElsewhereError
-            return claim.mark
+            return tenure.mark
 
         following = _FIRST_PAUSE
         while True:
@@ -282,107 +456,113 @@ class Locks:
                 await asyncio.sleep(pause * (0.5 + self._rng.random() / 2))
             began = self._loop.time()
             try:
-                await self.engine.update(claim.guard.key, take, policy=claim.policy)
+                await self.engine.update(tenure.guard.key, take, policy=tenure.policy)
             except (_HeldElsewhereError, ConflictError):
                 pause, following = following, min(2 * following, _PAUSE)
             except OutcomeUnknownError:
                 pause = 0  # ask again: if it landed, we find our own mark
             else:
-                self._begin(claim, began)
-                return
+                break
+        tenure.since = self._loop.time()
+        self._keep(tenure, began)
+        claim.tenure = tenure
 
-    def _begin(self, claim: Claim, asked: float) -> None:
+    def _tenure(self, claim: Claim) -> Tenure:
+        # In braces stands what a Cluster is to choose the slot by: the session's own
+        # key, so that both are on one server and go by one clock.
+        text = f"{MARK}{{{self._prefix}{claim.key}}}"
+        mark = {"holder": rules.new_token(self._rng)}
+        return Tenure(Guard(text, self._codec.encode(mark)), mark, claim.lease)
+
+    def _keep(self, tenure: Tenure, asked: float) -> None:
         """Count on a lease that was asked for at a moment, and renew it in time."""
-        claim.until = asked + claim.lease * _CERTAIN
-        self._renew_in(claim, claim.lease / 3)
+        tenure.until = asked + tenure.lease * _CERTAIN
+        self._renew_in(tenure, tenure.lease / 3)
 
-    def _renew_in(self, claim: Claim, seconds: float) -> None:
-        claim.renewal = self._loop.call_later(seconds, self._renew, claim)
+    def _renew_in(self, tenure: Tenure, seconds: float) -> None:
+        tenure.renewal = self._loop.call_later(seconds, self._renew, tenure)
 
-    def _renew(self, claim: Claim) -> None:
+    def _renew(self, tenure: Tenure) -> None:
         asked = self._loop.time()
 
         def renewed(future: asyncio.Future[Any]) -> None:
             error = None if future.cancelled() else future.exception()
-            if claim.renewal is None:
+            if tenure.renewal is None:
                 return  # let go meanwhile
             if error is None:
-                self._begin(claim, asked)
+                self._keep(tenure, asked)
             elif isinstance(error, LockLostError):
-                claim.until = -math.inf
-            elif self.is_held(claim):
-                self._renew_in(claim, claim.lease / 20)
+                tenure.until = -math.inf
+            elif self.is_held(tenure):
+                self._renew_in(tenure, tenure.lease / 20)
 
         try:
             future = self.engine.update(
-                claim.guard.key,
+                tenure.guard.key,
                 lambda mark: mark,
-                guard=claim.guard,
-                policy=claim.policy,
+                guard=tenure.guard,
+                policy=tenure.policy,
             )
         except SessionError:  # too many calls wait, or the store is closed
-            if self.is_held(claim):
-                self._renew_in(claim, claim.lease / 20)
+            if self.is_held(tenure):
+                self._renew_in(tenure, tenure.lease / 20)
         else:
             future.add_done_callback(renewed)
 
-    # Letting go.
+    def _stop_renewing(self, tenure: Tenure) -> None:
+        tenure.until = -math.inf
+        if tenure.renewal is not None:
+            tenure.renewal.cancel()
+            tenure.renewal = None
 
-    def _start_to_release(self, queue: _Queue, claim: Claim) -> asyncio.Task[bool]:
-        claim.owner = None  # who asks again from now on does not wait for itself
-        task = self._loop.create_task(self._release(queue, claim))
-        self._releasing.add(task)
-        task.add_done_callback(self._releasing.discard)
+    # Giving it back.
+
+    def _end(self, queue: _Queue) -> asyncio.Task[bool]:
+        """Give the lock back, then let others ask; tells if it had been lost."""
+        queue.is_ending = True
+        task = self._loop.create_task(self._give_back(queue))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
         return task
 
-    async def _release(self, queue: _Queue, claim: Claim) -> bool:
-        """Hand a lock on, or give it back; tell whether it had been lost by then."""
-        error, following, pause = None, None, 0.0
-        while True:
-            may_hand_on = self.is_held(claim)
-            self._end(claim)
-            asked = self._loop.time()
-            if asked - queue.since > _STREAK:
-                may_hand_on, pause = False, 2 * _PAUSE
-            following = queue.next() if may_hand_on else None
-            if following is None:
-                error = await self._give_back(claim)
-                break
-            error = await self._hand_on(claim, following)
-            if error is not None:
-                break  # what became of it, the next one finds out
-            self._begin(following, asked)
-            if not following.turn.done():
-                following.turn.set_result(None)
-                return False
-            claim = following  # gave up meanwhile
-        while following is None or following.turn.done():
-            following = queue.next()
-            if following is None:
-                del self._queues[claim.key]
-                return isinstance(error, LockLostError)
-        following.turn.set_result(pause)
-        return isinstance(error, LockLostError)
+    async def _give_back(self, queue: _Queue) -> bool:
+        tenure, queue.tenure = queue.tenure, None
+        assert tenure is not None  # noqa: S101 - for mypy
+        # Those of other processes look every now and then; leave them a moment.
+        had_enough = self._loop.time() >= tenure.since + _STREAK
+        self._stop_renewing(tenure)
+        lost = False
+        if await self._is_settled(queue.key, tenure):
+            try:
+                await self.engine.delete(tenure.guard.key, guard=tenure.guard)
+            except LockLostError:
+                lost = True
+            except SessionError:
+                pass  # if it is still there, its lease ends by itself
+            else:
+                self._sweep_later()
+        queue.is_ending = False
+        self._ask_next(queue, 2 * _PAUSE if had_enough else 0)
+        return lost
 
-    async def _hand_on(self, claim: Claim, following: Claim) -> SessionError | None:
-        try:
-            await self.engine.update(
-                claim.guard.key,
-                lambda _: following.mark,
-                guard=claim.guard,
-                policy=following.policy,
-            )
-        except SessionError as exc:
-            return exc
-        return None
+    async def _is_settled(self, key: str, tenure: Tenure) -> bool:
+        """Wait for changes that nobody waits for; False if one may land for ever so.
 
-    async def _give_back(self, claim: Claim) -> SessionError | None:
+        Then the lock must stay until its lease is over: what is late dies with it.
+        """
+        if tenure.is_doubtful or not tenure.changes:
+            return not tenure.is_doubtful
+
+        def passed(_: object) -> dict[Any, Any]:
+            raise _PassedError
+
         try:
-            await self.engine.delete(claim.guard.key, guard=claim.guard)
-        except SessionError as exc:
-            return exc  # if it is still there, its lease ends by itself
-        self._sweep_later()
-        return None
+            await self.engine.update(key, passed)
+        except (_PassedError, CorruptRecordError):
+            return True
+        except SessionError:
+            pass
+        return False
 
     def _sweep_later(self) -> None:
         """See to it that nothing is kept for keys that nobody locks any more."""
@@ -398,9 +578,3 @@ class Locks:
         with suppress(SessionError):  # whoever locks next sweeps again
             while await self._backend.sweep(self._prefix + MARK, _SWEEP):
                 pass
-
-    def _end(self, claim: Claim) -> None:
-        claim.until = -math.inf
-        if claim.renewal is not None:
-            claim.renewal.cancel()
-            claim.renewal = None

@@ -13,7 +13,6 @@ import random
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
@@ -31,17 +30,17 @@ from botsessions.errors import (
     BackendError,
     CorruptRecordError,
     InvalidKeyError,
-    LockLostError,
     StoreClosedError,
 )
 from botsessions.keys import SessionKey
-from botsessions.lock import BEHIND_LOCKS, Lock, Locks
+from botsessions.lock import BEHIND_LOCKS, Locking, Locks
 from botsessions.record import GRACE_MS
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
-    from botsessions.lock import Claim
+    from botsessions.lock import Claim, Lock
     from botsessions.record import Record
 
 Session = dict[Any, Any]
@@ -138,7 +137,9 @@ class SessionStore:
             await self._open()
         if self._inline is not None:
             return self._inline.get(key)
-        return await self._engine().get(rules.text_of(key))
+        engine, text = self._engine(), rules.text_of(key)
+        session = engine.get_now(text)
+        return await engine.get(text) if session is None else session
 
     async def put(self, key: SessionKey, session: Mapping[Any, Any]) -> None:
         """Replace the whole session, whatever was there, readable or not.
@@ -187,14 +188,13 @@ class SessionStore:
         else:
             await self._engine().delete(text)
 
-    @asynccontextmanager
-    async def lock(
+    def lock(
         self,
         key: SessionKey,
         *,
         lease: float = 30.0,
-        timeout: float = 10.0,  # noqa: ASYNC109 - it raises an error of its own
-    ) -> AsyncIterator[Lock]:
+        timeout: float = 10.0,
+    ) -> AbstractAsyncContextManager[Lock]:
         """Hold the lock of a key, to the exclusion of everybody else who asks for it.
 
         For work that takes longer than a function given to ``update`` may: the block
@@ -205,19 +205,17 @@ class SessionStore:
         ``async with store.lock(key) as held`` gives a ``Lock``: what is changed through
         it is refused (``LockLostError``, nothing is written) once the lock was lost.
         Waits at most ``timeout`` seconds, else ``LockTimeoutError``. Leaving the block
-        raises ``LockLostError`` if the lock was lost in it, unless the block raises
-        itself. A task that asks again for what it holds gets a RuntimeError. Plain
-        calls of the store know nothing of locks, and are not kept out.
+        raises ``LockLostError`` if its lease is over, unless the block raises itself. A
+        task that asks again for what it holds gets a RuntimeError. Plain calls of the
+        store know nothing of locks, and are not kept out.
+
+        The process gives the lock back some 20 ms after the last of its callers has
+        left, or when the store is closed.
         """
-        claim = await self._acquire(key, lease, timeout, asyncio.current_task())
-        locks = self._have_locks()
-        try:
-            yield Lock(locks, claim)
-        except BaseException:
-            with suppress(LockLostError):
-                await locks.release(claim)
-            raise
-        await locks.release(claim)
+        return Locking(
+            lambda: self._acquire(key, lease, timeout, asyncio.current_task()),
+            self._have_locks,
+        )
 
     async def _acquire(
         self,
@@ -233,7 +231,8 @@ class SessionStore:
             raise ValueError("lease is a number of seconds from 0.1 to 3,600")
         if not timeout > 0:
             raise ValueError("timeout is a number of seconds above 0")
-        await self._open()
+        if self._locks is None or self._closed:
+            await self._open()
         locks = self._have_locks()
         return await locks.acquire(text, lease=lease, timeout=timeout, owner=owner)
 
@@ -263,27 +262,36 @@ class SessionStore:
         return body
 
     async def keys(
-        self, *, after: SessionKey | None = None, **parts: Any
+        self,
+        *,
+        after: SessionKey | None = None,
+        before: SessionKey | None = None,
+        **parts: Any,
     ) -> AsyncGenerator[SessionKey]:
         """Walk the keys of the live sessions that have all the given parts.
 
         ``parts`` are those of ``SessionKey`` (``chat_id=…``, ``user_id=…``, …). Keys
-        come in the order of their text, in bounded pages, beginning behind ``after``.
+        come in the order of their text, in bounded pages, beginning behind ``after``
+        and ending ahead of ``before``.
         It is no snapshot: what is written meanwhile may be among them or not; what
         exists all the time is, once.
         """
-        async for key, _ in self._walk(after, parts):
+        async for key, _ in self._walk(after, before, parts):
             yield key
 
     async def items(
-        self, *, after: SessionKey | None = None, **parts: Any
+        self,
+        *,
+        after: SessionKey | None = None,
+        before: SessionKey | None = None,
+        **parts: Any,
     ) -> AsyncGenerator[tuple[SessionKey, Session]]:
         """Walk the live sessions like ``keys``, each with its dict.
 
         Raises ``CorruptRecordError`` at a session that cannot be read; to go on behind
         it, start again with ``after`` set to its key.
         """
-        async for key, record in self._walk(after, parts):
+        async for key, record in self._walk(after, before, parts):
             try:
                 session = self._codec.decode(record.value)
             except CorruptRecordError as exc:
@@ -414,7 +422,10 @@ class SessionStore:
         return self._batched
 
     async def _walk(
-        self, after: SessionKey | None, parts: Mapping[str, Any]
+        self,
+        after: SessionKey | None,
+        before: SessionKey | None,
+        parts: Mapping[str, Any],
     ) -> AsyncIterator[tuple[SessionKey, Record]]:
         wanted = _wanted(parts)
         await self._open()
@@ -422,17 +433,21 @@ class SessionStore:
         if not isinstance(backend, SupportsListing):
             raise self._lacks("keys and items", "SupportsListing")
         prefix = self._prefix + _narrowest(wanted)
-        # The name comes last in a key, and tells the keys of an adapter unparsed.
-        ending = str(SessionKey(name=wanted["name"])) if "name" in wanted else ""
+        # The name comes last in a key, so that it can be told without parsing.
+        name = wanted.pop("name", None)
+        ending = "" if name is None else str(SessionKey(name=name))
         begin = self._prefix + (
             rules.text_of(after) if after is not None else BEHIND_LOCKS
         )
+        end = None if before is None else self._prefix + rules.text_of(before)
         async for page in backend.list_pages(prefix, begin, _PAGE):
             for text, record in page.entries:
+                if end is not None and text >= end:
+                    return
                 if record.is_gone(page.now) or not text.endswith(ending):
                     continue
                 key = _key(text.removeprefix(self._prefix))
-                if all(getattr(key, name) == value for name, value in wanted.items()):
+                if not wanted or _has(key, wanted):
                     yield key, record
 
     def _lacks(self, what: str, ability: str) -> BackendError:
@@ -461,6 +476,10 @@ def _wanted(parts: Mapping[str, Any]) -> dict[str, Any]:
         names = ", ".join(inspect.signature(SessionKey).parameters)
         raise TypeError(f"filter by the parts of a key, {names}: {exc}") from None
     return {name: value for name, value in parts.items() if value is not None}
+
+
+def _has(key: SessionKey, parts: Mapping[str, Any]) -> bool:
+    return all(getattr(key, name) == value for name, value in parts.items())
 
 
 def _narrowest(wanted: Mapping[str, Any]) -> str:

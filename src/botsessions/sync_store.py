@@ -118,16 +118,24 @@ class SyncSessionStore:
         thread.run(store._release(claim))
 
     def keys(
-        self, *, after: SessionKey | None = None, **parts: Any
+        self,
+        *,
+        after: SessionKey | None = None,
+        before: SessionKey | None = None,
+        **parts: Any,
     ) -> Iterator[SessionKey]:
         """Walk the keys of the live sessions that have all the given parts."""
-        return self._walk(self._store.keys(after=after, **parts))
+        return self._walk(self._store.keys(after=after, before=before, **parts))
 
     def items(
-        self, *, after: SessionKey | None = None, **parts: Any
+        self,
+        *,
+        after: SessionKey | None = None,
+        before: SessionKey | None = None,
+        **parts: Any,
     ) -> Iterator[tuple[SessionKey, Session]]:
         """Walk the live sessions like ``keys``, each with its dict."""
-        return self._walk(self._store.items(after=after, **parts))
+        return self._walk(self._store.items(after=after, before=before, **parts))
 
     def delete_expired(self) -> int:
         """Remove what has been dead for over a minute; return how many records."""

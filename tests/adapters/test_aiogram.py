@@ -388,6 +388,9 @@ async def test_a_lost_lease_is_told_and_takes_no_result_away(
             await storage.set_state(KEY, "here")
             lose_the_lease(place)
         assert await storage.get_state(KEY) == "here"
+        async with asyncio.timeout(2):
+            while not caplog.records:  # noqa: ASYNC110 - it is given back soon
+                await asyncio.sleep(0.005)
         [told] = caplog.records
         assert told.levelname == "WARNING"
         assert str(HELD) in told.getMessage()

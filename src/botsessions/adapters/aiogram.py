@@ -15,6 +15,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -269,6 +270,8 @@ async def _save(held: Lock, before: Session, session: Session) -> None:
             raise
 
 
+# A handler asks some five times for the same key, and making one takes microseconds.
+@lru_cache(1024)
 def _key(key: StorageKey) -> SessionKey:
     default = key.destiny == DEFAULT_DESTINY
     return SessionKey(

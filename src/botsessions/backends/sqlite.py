@@ -176,11 +176,28 @@ class SQLiteBackend:
 
     async def load(self, keys: Sequence[str]) -> Loaded:
         """Read records: a few in place, many on the reading thread."""
-        if len(keys) <= _IN_PLACE and self._inline_thread == threading.get_ident():
-            loaded = self._read_in_place(keys)
-            if loaded is not None:
-                return loaded
+        loaded = self.load_now(keys)
+        if loaded is not None:
+            return loaded
         return await self._run(self._reader, self._read_patiently, keys)
+
+    def load_now(self, keys: Sequence[str]) -> Loaded | None:
+        """Read a few records in place, unless that would have to wait."""
+        if len(keys) > _IN_PLACE or self._inline_thread != threading.get_ident():
+            return None
+        if self._writer is None or self._inline is None:
+            raise _not_open()
+        self._check_process()
+        warm = self._writer.borrow()
+        try:
+            return self._read(warm or self._inline, keys)
+        except apsw.BusyError:
+            return None
+        except apsw.Error as exc:
+            raise translated(exc, self._path) from exc
+        finally:
+            if warm is not None:
+                self._writer.give_back()
 
     async def commit(self, writes: Sequence[Write]) -> list[bool]:
         """Commit all writes in one transaction; acknowledged means durable."""
@@ -208,22 +225,6 @@ class SQLiteBackend:
             return await thread.run(job, *args)
         except apsw.Error as exc:
             raise translated(exc, self._path) from exc
-
-    def _read_in_place(self, keys: Sequence[str]) -> Loaded | None:
-        """Read on the thread of the event loop, unless that would have to wait."""
-        if self._writer is None or self._inline is None:
-            raise _not_open()
-        self._check_process()
-        warm = self._writer.borrow()
-        try:
-            return self._read(warm or self._inline, keys)
-        except apsw.BusyError:
-            return None
-        except apsw.Error as exc:
-            raise translated(exc, self._path) from exc
-        finally:
-            if warm is not None:
-                self._writer.give_back()
 
     def _now(self) -> int:
         return int(self._clock() * 1000)
@@ -390,9 +391,10 @@ class SQLiteBackend:
         size = 0
         cursor: Any = connection.execute(_LIST, found)
         try:
-            for key, *row in cursor:
-                entries.append((key, _record(*row)))
-                size += len(entries[-1][1].value)
+            for row in cursor:
+                record = _record(*row[1:])
+                entries.append((row[0], record))
+                size += len(record.value)
                 if size > _PAGE_BYTES:
                     return Page(self._now(), entries), False
         finally:

@@ -101,6 +101,10 @@ class BatchedEngine:
 
     # What the store calls. Each returns a future; to wait for it is the caller's part.
 
+    def get_now(self, key: str) -> dict[Any, Any] | None:
+        """Read one session at once, if the backend can without waiting; else None."""
+        return self._reader.get_now(key)
+
     def get(self, key: str) -> asyncio.Future[dict[Any, Any]]:
         """Read one session with the next load that starts after this call."""
         future = self._reader.get(key, self._loop.time() + self._timeout)
@@ -295,7 +299,10 @@ class BatchedEngine:
                 lane.taken = self._kept(lane.taken)
                 waits = bool(lane.taken)
             else:
-                waits = not all(operation.future.done() for operation in lane.taken)
+                # Also for who comes behind: what nobody waits for any more may land.
+                waits = bool(lane.waiting) or not all(
+                    operation.future.done() for operation in lane.taken
+                )
             if waits:
                 batch.append(lane)
                 operations -= len(lane.taken)

@@ -12,6 +12,7 @@ import math
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from botsessions.backend import SupportsLoadingNow
 from botsessions.errors import (
     BackendError,
     BackendUnavailableError,
@@ -49,6 +50,9 @@ class Calls:
 
     def __init__(self, backend: Backend, limit: float) -> None:
         self._backend = backend
+        self._load_now = (
+            backend.load_now if isinstance(backend, SupportsLoadingNow) else None
+        )
         self._limit = limit
         self._loop = asyncio.get_running_loop()
         self._workers: list[Worker] = []
@@ -90,6 +94,23 @@ class Calls:
         """Tell whether a worker awaits the backend."""
         return any(worker.until < math.inf for worker in self._workers)
 
+    def load_now(self, keys: Sequence[str]) -> Loaded | None:
+        """Load records at once, or raise ``BackendError``; None if that takes waiting.
+
+        Needs no worker: nothing is left half done if it raises.
+        """
+        if self._load_now is None:
+            return None
+        try:
+            loaded = self._load_now(keys)
+            if loaded is not None:
+                _check_count(loaded.records, keys)
+        except BackendError:
+            raise
+        except Exception as exc:
+            raise _could_not_read(exc) from exc
+        return loaded
+
     async def load(self, worker: Worker, keys: Sequence[str]) -> Loaded:
         """Load records, or raise ``BackendError``."""
         try:
@@ -103,7 +124,7 @@ class Calls:
                 "nothing was written"
             ) from exc
         except Exception as exc:
-            raise BackendError(f"the backend could not read: {exc!r}") from exc
+            raise _could_not_read(exc) from exc
         return loaded
 
     async def commit(
@@ -136,6 +157,10 @@ class Calls:
             if worker.stopped and task is not None:
                 task.uncancel()
                 worker.stopped = False
+
+
+def _could_not_read(exc: Exception) -> BackendError:
+    return BackendError(f"the backend could not read: {exc!r}")
 
 
 def _check_count(answers: Sequence[object], questions: Sequence[object]) -> None:

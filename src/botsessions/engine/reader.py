@@ -1,5 +1,7 @@
 """The read side of the batched engine: each ``get`` rides on the next load.
 
+Where the backend can read without waiting it is a load of its own, at once.
+
 A read never waits behind writes and is never answered from an earlier load, so it sees
 whatever was acknowledged before it was called.
 """
@@ -54,6 +56,21 @@ class Reader:
             wake(self._idle)
             self._idle = None
         return future
+
+    def get_now(self, key: str) -> dict[Any, Any] | None:
+        """Read one key at once, if the backend can without waiting; else None."""
+        if self._gate.closed is not None:
+            raise self._gate.refusal()
+        key = self._prefix + key
+        loaded = self._calls.load_now((key,))
+        if loaded is None:
+            return None
+        [record] = loaded.records
+        if isinstance(record, BackendError):
+            raise record
+        if record is None or record.is_gone(loaded.now):
+            return {}
+        return self._session(key, record)
 
     async def work(self, worker: Worker) -> None:
         """Answer reads until cancelled."""
@@ -116,12 +133,17 @@ class Reader:
             if future.done():
                 continue
             try:
-                session = {} if record is None else self._codec.decode(record.value)
+                session = {} if record is None else self._session(key, record)
             except CorruptRecordError as exc:
-                name = key.removeprefix(self._prefix)
-                future.set_exception(rules.corrupt(name, exc))
+                future.set_exception(exc)
             else:
                 future.set_result(session)
+
+    def _session(self, key: str, record: Record) -> dict[Any, Any]:
+        try:
+            return self._codec.decode(record.value)
+        except CorruptRecordError as exc:
+            raise rules.corrupt(key.removeprefix(self._prefix), exc) from exc
 
     @staticmethod
     def _refuse(reads: list[_Read], error: BackendError) -> None:
