@@ -9,6 +9,7 @@ import asyncio
 import threading
 from collections import deque
 from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from botsessions.engine import rules
@@ -27,6 +28,7 @@ class LoopThread:
         self._loop = asyncio.new_event_loop()
         self._lock = threading.Lock()
         self._asked: deque[_Call] = deque()
+        self._answered: list[_Call] = []
         self._woken = self._ended = False
         self._over = asyncio.Event()
         self._last: Coroutine[Any, Any, object] | None = None
@@ -120,7 +122,23 @@ class LoopThread:
             except BaseException as exc:  # noqa: BLE001 - it is the caller's
                 call.fail(exc)
             else:
-                future.add_done_callback(call.answer)
+                future.add_done_callback(partial(self._answer, call))
+
+    def _answer(self, call: _Call, future: asyncio.Future[Any]) -> None:
+        """Pass on what became of a call, once what comes next is under way.
+
+        Threads that go on want the interpreter, and the next batch would have to queue
+        for it behind all of them; so it is sent to the backend first.
+        """
+        call.take(future)
+        if not self._answered:
+            self._loop.call_soon(self._let_go_on)
+        self._answered.append(call)
+
+    def _let_go_on(self) -> None:
+        answered, self._answered = self._answered, []
+        for call in answered:
+            call.finish()
 
     def _work(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
@@ -153,25 +171,23 @@ class _Call:
             raise self._error
         return self._result
 
-    def answer(self, future: asyncio.Future[Any]) -> None:
-        """Pass on what became of it."""
+    def take(self, future: asyncio.Future[Any]) -> None:
+        """Take what became of it."""
         if future.cancelled():
-            self.fail(
-                StoreClosedError("the store was closed meanwhile; open a new one")
+            self._error = StoreClosedError(
+                "the store was closed meanwhile; open a new one"
             )
             return
-        error = future.exception()
-        if error is not None:
-            self.fail(error)
-            return
-        self._result = future.result()
-        self._finish()
+        self._error = future.exception()
+        if self._error is None:
+            self._result = future.result()
 
     def fail(self, error: BaseException) -> None:
         """Let the caller have an error."""
         self._error = error
-        self._finish()
+        self.finish()
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Let the caller go on."""
         self.is_answered = True
         self._answered.release()
