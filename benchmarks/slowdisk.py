@@ -1,4 +1,4 @@
-"""SQLite again, on a disk that takes a millisecond longer.
+"""SQLite again, async and with threads, on a disk that takes a millisecond longer.
 
 A small library, built with ``cc`` and put in front of libc, slows each ``fdatasync`` of
 both rivals.
@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import sqlite
+from benchmarks import sqlite, threads
 from benchmarks.measure import say
 
 MILLISECONDS = 1
@@ -60,6 +60,9 @@ def _measure(library: Path) -> str:
 async def _report() -> None:
     for row in await sqlite.report(ROUNDS):
         say(row)
+    with tempfile.TemporaryDirectory() as directory:
+        for row in await threads.on_disk(Path(directory), ROUNDS):
+            say(row)
 
 
 if __name__ == "__main__":
