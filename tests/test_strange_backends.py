@@ -18,11 +18,15 @@ import pytest
 from botsessions import (
     BackendError,
     BackendUnavailableError,
+    CorruptRecordError,
     Loaded,
     MemoryBackend,
     OutcomeUnknownError,
+    Record,
     SessionKey,
     SessionStore,
+    StoreClosedError,
+    Version,
     Write,
 )
 from tests.places import OnlyContract
@@ -464,3 +468,61 @@ async def test_aclose_on_another_loop_is_refused_and_closes_nothing(
     await store.aclose()
     async with place.store() as again:
         assert await again.get(KEY) == {"n": 2}
+
+
+# One that can read without waiting.
+
+
+class Quick(OnlyContract):
+    """Answers a look by what ``now`` says: a Loaded, None, or something to raise."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryBackend())
+        self.now: Any = None
+        self.loads = 0
+
+    def load_now(self, keys: Sequence[str]) -> Loaded | None:
+        if isinstance(self.now, Exception):
+            raise self.now
+        answer: Loaded | None = self.now
+        return answer
+
+    async def load(self, keys: Sequence[str]) -> Loaded:
+        self.loads += 1
+        return await super().load(keys)
+
+
+async def test_a_read_that_would_have_to_wait_is_one_of_a_batch() -> None:
+    quick = Quick()
+    async with SessionStore(quick) as store:
+        await store.put(KEY, {"n": 1})
+        quick.loads = 0
+        assert await store.get(KEY) == {"n": 1}
+        assert quick.loads == 1
+        quick.now = await quick.load([f"sessions/{KEY}"])
+        assert await store.get(KEY) == {"n": 1}
+        async with store.lock(KEY) as held:
+            quick.loads = 0
+            assert await held.get() == {"n": 1}
+        assert quick.loads == 0
+
+
+async def test_what_goes_wrong_with_a_read_at_once_is_told_as_ever() -> None:
+    quick = Quick()
+    damaged = Record(Version(1, 1), b"no session", b"", 0, None)
+    wrong: list[tuple[Any, type[Exception], str]] = [
+        (BackendUnavailableError("away"), BackendUnavailableError, "away"),
+        (ZeroDivisionError("bug"), BackendError, "could not read: ZeroDivision"),
+        (Loaded(1, []), BackendError, "an answer too few"),
+        (Loaded(1, [BackendError("this one")]), BackendError, "this one"),
+        (Loaded(1, [damaged]), CorruptRecordError, f"session {KEY} cannot be read"),
+    ]
+    async with SessionStore(quick) as store:
+        await store.get(KEY)
+        for quick.now, error, message in wrong:
+            with pytest.raises(error, match=message):
+                await store.get(KEY)
+        quick.now = Loaded(1, [None])
+        assert await store.get(KEY) == {}
+    with pytest.raises(StoreClosedError):
+        await store.get(KEY)

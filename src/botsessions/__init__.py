@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Backend,
         Page,
         SupportsListing,
+        SupportsLoadingNow,
         SupportsSweeping,
     )
     from botsessions.backends.memory import MemoryBackend
@@ -71,7 +72,13 @@ __version__ = "0.1.0"
 
 # Where each public name lives. A test holds this to the imports above.
 _HOMES = {
-    "backend": ("Backend", "Page", "SupportsListing", "SupportsSweeping"),
+    "backend": (
+        "Backend",
+        "Page",
+        "SupportsListing",
+        "SupportsLoadingNow",
+        "SupportsSweeping",
+    ),
     "backends.memory": ("MemoryBackend",),
     "backends.postgres": ("PostgresBackend",),
     "backends.redis": ("RedisBackend",),
@@ -146,6 +153,7 @@ __all__ = [
     "SessionTooLargeError",
     "StoreClosedError",
     "SupportsListing",
+    "SupportsLoadingNow",
     "SupportsSweeping",
     "SyncLock",
     "SyncSessionStore",

@@ -23,7 +23,6 @@ from botsessions.engine import rules
 from botsessions.engine.fold import Guard
 from botsessions.errors import (
     ConflictError,
-    CorruptRecordError,
     LockLostError,
     LockTimeoutError,
     OutcomeUnknownError,
@@ -122,14 +121,10 @@ class Lock:
 
 
 async def _under(tenure: Tenure, change: asyncio.Future[T]) -> T:
-    """Wait for a change, and note if it may land when nobody waits for it any more."""
-    tenure.changes += 1
-    is_over = True
+    """Wait for a change; who is cancelled leaves it to the tenure to wait for."""
+    tenure.changes.add(change)
     try:
-        return await change
-    except asyncio.CancelledError:
-        is_over = False
-        raise
+        return await asyncio.shield(change)
     except OutcomeUnknownError:
         tenure.is_doubtful = True
         raise
@@ -137,7 +132,8 @@ async def _under(tenure: Tenure, change: asyncio.Future[T]) -> T:
         tenure.until = 0.0  # the end of the block asks the backend for certain
         raise
     finally:
-        tenure.changes -= is_over
+        if change.done():
+            tenure.changes.discard(change)
 
 
 class Locking:
@@ -200,8 +196,8 @@ class Tenure:
 
     ``until`` is when (by the loop's clock) its lease may be over: minus infinity as
     long as there is none, and once it is lost or given back. ``since`` is when it
-    began. ``changes`` counts those that were begun under it and have no answer yet, or
-    whose caller was cancelled; it ``is_doubtful`` if nobody knows what became of one.
+    began. ``changes`` are those that were begun under it and may have no answer yet; it
+    ``is_doubtful`` if nobody knows what became of one.
     """
 
     __slots__ = (
@@ -223,7 +219,7 @@ class Tenure:
         self.policy = rules.Policy(int(lease * 1000), None, 1024)
         self.until = -math.inf
         self.since = math.inf
-        self.changes = 0
+        self.changes: set[asyncio.Future[Any]] = set()
         self.is_doubtful = False
         self.renewal: asyncio.TimerHandle | None = None
 
@@ -274,10 +270,6 @@ def _tell_if_lost(key: str, ending: asyncio.Task[bool]) -> None:
 
 class _HeldElsewhereError(Exception):
     """Another process has it; never leaves this module."""
-
-
-class _PassedError(Exception):
-    """All changes before this one are settled; never leaves this module."""
 
 
 class Locks:
@@ -530,9 +522,10 @@ class Locks:
         assert tenure is not None  # noqa: S101 - for mypy
         # Those of other processes look every now and then; leave them a moment.
         had_enough = self._loop.time() >= tenure.since + _STREAK
+        is_settled = await self._is_settled(tenure)
         self._stop_renewing(tenure)
         lost = False
-        if await self._is_settled(queue.key, tenure):
+        if is_settled:
             try:
                 await self.engine.delete(tenure.guard.key, guard=tenure.guard)
             except LockLostError:
@@ -545,24 +538,17 @@ class Locks:
         self._ask_next(queue, 2 * _PAUSE if had_enough else 0)
         return lost
 
-    async def _is_settled(self, key: str, tenure: Tenure) -> bool:
-        """Wait for changes that nobody waits for; False if one may land for ever so.
+    async def _is_settled(self, tenure: Tenure) -> bool:
+        """Wait for what nobody else waits for; False if it may land for ever so.
 
         Then the lock must stay until its lease is over: what is late dies with it.
         """
-        if tenure.is_doubtful or not tenure.changes:
-            return not tenure.is_doubtful
-
-        def passed(_: object) -> dict[Any, Any]:
-            raise _PassedError
-
-        try:
-            await self.engine.update(key, passed)
-        except (_PassedError, CorruptRecordError):
-            return True
-        except SessionError:
-            pass
-        return False
+        if tenure.changes:
+            left, _ = await asyncio.wait(tenure.changes)
+            for change in left:
+                error = None if change.cancelled() else change.exception()
+                tenure.is_doubtful |= isinstance(error, OutcomeUnknownError)
+        return not tenure.is_doubtful
 
     def _sweep_later(self) -> None:
         """See to it that nothing is kept for keys that nobody locks any more."""

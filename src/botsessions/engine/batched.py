@@ -299,10 +299,7 @@ class BatchedEngine:
                 lane.taken = self._kept(lane.taken)
                 waits = bool(lane.taken)
             else:
-                # Also for who comes behind: what nobody waits for any more may land.
-                waits = bool(lane.waiting) or not all(
-                    operation.future.done() for operation in lane.taken
-                )
+                waits = not all(operation.future.done() for operation in lane.taken)
             if waits:
                 batch.append(lane)
                 operations -= len(lane.taken)
