@@ -49,6 +49,17 @@ def _setting_state(state: Any) -> Callable[[_Data], _Data]:
     return lambda record: state_record(name, data_of(record))
 
 
+class _Removing:
+    """Leaves nothing of a record; ``found`` says whether there was one."""
+
+    found = False
+
+    def __call__(self, record: _Data) -> _Data:
+        # It runs again after a conflict: the last time counts.
+        self.found = bool(record)
+        return {}
+
+
 def _setting_value(name: Any, value: Any) -> Callable[[_Data], _Data]:
     def change(record: _Data) -> _Data:
         if not record:
@@ -154,10 +165,9 @@ class AsyncSessionStateStorage(AsyncStateStorageBase):
     ) -> bool:
         """Remove the state and the data; False when there were none."""
         key = _key(chat_id, user_id, business_connection_id, message_thread_id, bot_id)
-        if not await self._store.get(key):
-            return False
-        await self._store.delete(key)
-        return True
+        removing = _Removing()
+        await self._store.update(key, removing)
+        return removing.found
 
     async def set_data(
         self,
@@ -312,10 +322,9 @@ class SessionStateStorage(StateStorageBase):
     ) -> bool:
         """Remove the state and the data; False when there were none."""
         key = _key(chat_id, user_id, business_connection_id, message_thread_id, bot_id)
-        if not self._store.get(key):
-            return False
-        self._store.delete(key)
-        return True
+        removing = _Removing()
+        self._store.update(key, removing)
+        return removing.found
 
     def set_data(
         self,
