@@ -94,7 +94,8 @@ $(FOUND:%=tests-%): tests-%: .venv/test/%/.ready
 	@$(if $(filter-out $(MAIN),$*),SIMULATION_RUNS=15) .venv/test/$*/bin/python -m pytest \
 	    --numprocesses 3 --dist worksteal $(if $(filter-out $(MAIN),$*),$(FAULTS))
 
-# The tests that aiogram, aiogram_dialog and python-telegram-bot have of their storages.
+# The tests that aiogram, aiogram_dialog and python-telegram-bot have of their storages,
+# in memory, in a SQLite file, and but for aiogram_dialog's on servers.
 peers:
 	@$(MAKE) --jobs 2 $(PEERS:%=peers-%)
 

@@ -8,8 +8,9 @@
 
 All public names are here. The rooms below, each importing only what is under it: cli ·
 open, transfer and adapters · sync_store · store and backends · lock · engine · backend
-(the contract) and codec · derive · keys, updates, record · errors. Names are loaded at
-first use, so that importing this package loads no driver and costs next to nothing.
+(the contract) and codec · derive and kept · keys, updates, record · errors. Names are
+loaded at first use, so that importing this package loads no driver and costs next to
+nothing.
 """
 
 from __future__ import annotations

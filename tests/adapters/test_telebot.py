@@ -23,10 +23,16 @@ from telebot.states import State, StatesGroup
 
 import botsessions as bs
 from botsessions.adapters.telebot import AsyncSessionStateStorage, SessionStateStorage
-from tests.places import Memory, Place, Postgres, Redis, SQLite
+from tests.places import Memory, OnlyContract, Place, Postgres, Redis, SQLite
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+    from collections.abc import (
+        AsyncIterator,
+        Callable,
+        Collection,
+        Coroutine,
+        Sequence,
+    )
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
@@ -93,7 +99,12 @@ class Blocking(Awaited):
 async def ours(
     kind: type[Place], face: type[Awaited], directory: Path, *server: Any
 ) -> AsyncIterator[Awaited]:
-    backend = kind(directory, *server).backend()
+    async with over(kind(directory, *server).backend(), face) as s:
+        yield s
+
+
+@asynccontextmanager
+async def over(backend: bs.Backend, face: type[Awaited]) -> AsyncIterator[Awaited]:
     if face is Blocking:
         with bs.SyncSessionStore(backend) as sync_store:
             yield Blocking(SessionStateStorage(sync_store))
@@ -162,16 +173,17 @@ OF_PICKLE = FAULTS | {
     "test_a_block_does_not_bring_back_what_was_deleted_in_it",
 }
 
+OURS = [
+    Kind(
+        f"{place.__name__}-{face.__name__}".lower(),
+        partial(ours, place, face),
+        place.server,
+    )
+    for place in (Memory, SQLite, Postgres, Redis)
+    for face in (Awaited, Blocking)
+]
 KINDS = [
-    *(
-        Kind(
-            f"{place.__name__}-{face.__name__}".lower(),
-            partial(ours, place, face),
-            place.server,
-        )
-        for place in (Memory, SQLite, Postgres, Redis)
-        for face in (Awaited, Blocking)
-    ),
+    *OURS,
     Kind("their-memory-awaited", partial(memory, Awaited), faults=OF_MEMORY),
     Kind("their-memory-blocking", partial(memory, Blocking), faults=OF_MEMORY),
     Kind("their-pickle-blocking", pickle, faults=OF_PICKLE),
@@ -473,6 +485,49 @@ async def test_records_have_keys_of_their_own() -> None:
         }
         await s.call("delete_state")
         assert await store.get(bs.chat_user_key(update)) == {"mine": 1}
+
+
+@pytest.mark.parametrize("opened", OURS, ids=lambda kind: kind.name, indirect=True)
+async def test_of_many_who_remove_a_state_one_is_told_so(opened: Any) -> None:
+    """Whoever else sends a farewell when it is True would send it twice."""
+    async with opened as s:
+        told = []
+
+        async def end(_: int) -> None:
+            told.append(await s.call("delete_state"))
+
+        for _ in range(5):
+            await s.call("set_state", Form.name)
+            await s.together(end)
+            assert (told.count(True), len(told)) == (1, MANY)
+            told.clear()
+
+
+class Overtaken(OnlyContract):
+    """Lets another program do something just before its first write."""
+
+    def __init__(self, backend: bs.MemoryBackend, key: bs.SessionKey) -> None:
+        super().__init__(backend)
+        self._other = bs.SessionStore(backend)
+        self._key: bs.SessionKey | None = key
+
+    async def commit(self, writes: Sequence[bs.Write]) -> Sequence[bool]:
+        key, self._key = self._key, None
+        if key is not None:
+            await self._other.delete(key)
+        return await super().commit(writes)
+
+
+@pytest.mark.parametrize("face", [Awaited, Blocking])
+async def test_who_comes_too_late_removed_nothing(face: type[Awaited]) -> None:
+    backend = bs.MemoryBackend()
+    key = bs.SessionKey(chat_id=CHAT, user_id=USER, name="telebot")
+    async with bs.SessionStore(backend) as store:
+        await store.put(key, {"state": "A", "data": {}})
+    async with over(Overtaken(backend, key), face) as s:
+        assert await s.call("delete_state") is False
+        await s.call("set_state", "B")
+        assert await s.call("delete_state") is True
 
 
 async def test_enums_are_states_where_the_store_knows_them() -> None:

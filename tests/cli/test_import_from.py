@@ -957,6 +957,7 @@ def test_what_no_store_keeps_is_named_and_left_out(cli: Cli, tmp_path: Path) -> 
         await persistence.update_conversation("c", 5, 1)
         await persistence.update_conversation("c", (10**5000, 1), 1)
         await persistence.update_conversation("c" * 300, (6, 6), 1)
+        await persistence.update_conversation("\ud800", (7, 7), 1)
         await persistence.update_callback_data(
             (
                 [("k1", 1.5, {"b1": 1, "b2": Profile()}), ("k2",)],
@@ -979,6 +980,7 @@ def test_what_no_store_keeps_is_named_and_left_out(cli: Cli, tmp_path: Path) -> 
         "conversations['c'][5]: a conversation has a tuple of ids",
         "conversations['c'][<tuple>]: a conversation has a tuple of ids",
         "conversations['ccccccccc",
+        "conversations['\\ud800'][(7, 7)]: 'utf-8' codec can't encode character",
         f"callback_data['k1']['buttons']['b2'] is {profile}",
         "callback_data: a keyboard is its id, when it was used, and buttons",
         "bot_data was a defaultdict, and is a dict now",

@@ -1,8 +1,9 @@
 """``python -m tests.peers FRAMEWORK DIRECTORY``: its own tests, over ours.
 
 Their tests come with their sources only, which are fetched into the directory, in the
-versions and with the hashes of ``sources-….txt``, and never committed. The
-plugins beside this file put our classes in the place of theirs.
+versions and with the hashes of ``sources-….txt``, and never committed. The plugins
+beside this file put our classes in the place of theirs. They run in memory, in a file,
+and on servers that are started for them.
 """
 
 from __future__ import annotations
@@ -13,8 +14,14 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from tests.servers import postgres, redis
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 HERE = Path(__file__).parent
 
@@ -27,11 +34,20 @@ class Suite(NamedTuple):
     plugins: tuple[str, ...]
     arguments: tuple[str, ...]
     passes: int
-    urls: tuple[str, ...] = ("memory://",)
+    """In each place."""
+    in_one_run: bool = True
+    """Not if its modules keep what a test has done, so that no second may follow."""
+    on_servers: bool = True
+    """Not if it gives a handler a tenth of a second to begin."""
+
+    def runs(self, urls: list[str]) -> list[list[str]]:
+        """Return the places of each run."""
+        its = [url for url in urls if self.on_servers or url.startswith(LOCAL)]
+        return [its] if self.in_one_run else [[url] for url in its]
 
 
+LOCAL = ("memory:", "sqlite:")
 FIXTURE_LOOP = ("-o", "asyncio_default_fixture_loop_scope=function")
-FILE = "sqlite:///{directory}/peer.db"
 SUITES = [
     Suite(
         "aiogram",
@@ -39,7 +55,6 @@ SUITES = [
         ("aiogram_plugin",),
         (*FIXTURE_LOOP, "tests/test_fsm", "tests/test_dispatcher"),
         360,
-        ("memory://", FILE),
     ),
     Suite(
         "aiogram",
@@ -47,13 +62,15 @@ SUITES = [
         ("aiogram_plugin", "dialog_plugin"),
         ("-o", "asyncio_mode=auto", "tests"),
         70,
-        ("memory://", FILE),
+        in_one_run=False,
+        on_servers=False,
     ),
     Suite(
         "telegram",
         "python_telegram_bot-22.8",
         ("telegram_plugin",),
-        ("tests/ext/test_basepersistence.py",),
+        # They sleep most of their time.
+        ("-n", "6", "--dist", "worksteal", "tests/ext/test_basepersistence.py"),
         60,
     ),
 ]
@@ -75,32 +92,63 @@ def fetch(suites: list[Suite], place: Path) -> bool:
     return True
 
 
-def run(suite: Suite, url: str, place: Path) -> bool:
+@contextmanager
+def urls() -> Iterator[list[str]]:
+    """Give a URL for each kind of place; what is not installed is left out.
+
+    Nothing is killed here, so nothing need be durable, which spares the disk.
+    """
+    with tempfile.TemporaryDirectory() as made, ExitStack() as stack:
+        directory = Path(made)
+        found = ["memory://", f"sqlite:///{directory}/peer.db?durability=normal"]
+        if postgres.programs() is not None:
+            server = postgres.PostgresServer(directory, fsync="off")
+            stack.callback(server.stop)
+            found.append(server.dsn)
+        if redis.SERVER is not None:
+            other = redis.RedisServer(directory / "redis", "--appendonly", "no")
+            stack.callback(other.stop)
+            found.append(other.url)
+        yield found
+
+
+def run(suite: Suite, urls: list[str], place: Path) -> bool:
     """Run one suite; tell whether as many passed as should, and none failed."""
-    with tempfile.TemporaryDirectory() as directory:
-        url = url.format(directory=directory)
-        plugins = [word for plugin in suite.plugins for word in ("-p", plugin)]
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", *plugins, *suite.arguments],
-            cwd=place / suite.source,
-            env={
-                **os.environ,
-                "PYTHONPATH": str(HERE),
-                "BOTSESSIONS_PEER_URL": url,
-                # Their tests ask for a network, and are to do without.
-                "no_proxy": "*",
-            },
-            stdout=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
+    plugins = ["places_plugin", *suite.plugins]
+    options = [word for plugin in plugins for word in ("-p", plugin)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *options, *suite.arguments],
+        cwd=place / suite.source,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(HERE),
+            "BOTSESSIONS_PEER_URLS": "\n".join(urls),
+            # Their tests ask for a network, and are to do without; so certificates
+            # are of no use, and take a long time to load.
+            "no_proxy": "*",
+            "SSL_CERT_DIR": os.devnull,
+        },
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
     last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else "nothing"
-    print(f"{suite.source} on {url.partition(':')[0]}: {last}")  # noqa: T201
+    places = ", ".join(url.partition(":")[0] for url in urls)
+    print(f"{suite.source} on {places}: {last}")  # noqa: T201
     passed = re.search(r"(\d+) passed", last)
-    if done.returncode == 0 and passed and int(passed[1]) >= suite.passes:
+    if done.returncode == 0 and passed and int(passed[1]) >= suite.passes * len(urls):
         return True
     print(done.stdout)  # noqa: T201
     return False
+
+
+def missing() -> list[str]:
+    """Say which servers are not installed."""
+    servers = {
+        "PostgreSQL (apt-get install postgresql)": postgres.programs(),
+        "Redis (apt-get install redis-server)": redis.SERVER,
+    }
+    return [name for name, program in servers.items() if program is None]
 
 
 def main() -> int:
@@ -109,8 +157,14 @@ def main() -> int:
     if not fetch(suites, place):
         print("NOT RUN: the frameworks' sources could not be fetched")  # noqa: T201
         return int(os.environ.get("CI") == "true")
-    results = [run(suite, url, place) for suite in suites for url in suite.urls]
-    return 0 if all(results) else 1
+    with urls() as places:
+        results = [
+            run(suite, some, place) for suite in suites for some in suite.runs(places)
+        ]
+    lacking = missing()
+    for server in lacking:
+        print(f"NOT RUN on {server}: not installed")  # noqa: T201
+    return int(not all(results) or (bool(lacking) and os.environ.get("CI") == "true"))
 
 
 if __name__ == "__main__":

@@ -2,67 +2,48 @@
 
 Loaded by ``-p aiogram_plugin`` with this folder on PYTHONPATH, it puts classes of ours
 in the place of those that keep all in memory, and of the isolation that isolates
-nothing, before aiogram's conftest imports them. ``BOTSESSIONS_PEER_URL`` says where
-they keep things: ``memory://`` unless told, or ``sqlite:///…``, a new file.
+nothing, before aiogram's conftest imports them. Where they keep things,
+``places_plugin`` says.
 """
 
 from __future__ import annotations
 
-import itertools
-import os
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import aiogram.dispatcher.dispatcher
 import aiogram.fsm.storage.memory
-import pytest
 
-import botsessions
 from botsessions.adapters.aiogram import SessionIsolation, SessionStorage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    import pytest
 
-_URL = os.environ.get("BOTSESSIONS_PEER_URL", "memory://")
+places = import_module("places_plugin")
+
 # They reach for the dict inside of a MemoryStorage.
 _POKES_INSIDE = "test_context.py::TestFSMContext::test_address_mapping"
-
-_numbers = itertools.count()
-_stores: list[botsessions.SessionStore] = []
-
-
-def store_of_test() -> botsessions.SessionStore:
-    """Return the store of this test, a new one for the first who asks."""
-    if not _stores:
-        _stores.append(botsessions.open_store(_URL, namespace=f"n{next(_numbers)}"))
-    return _stores[0]
 
 
 class Storage(SessionStorage):
     """Made without arguments, as a MemoryStorage is."""
 
     def __init__(self) -> None:
-        super().__init__(store_of_test())
+        super().__init__(places.store_of_test())
 
 
 class Isolation(SessionIsolation):
     """Made without arguments, as a SimpleEventIsolation is."""
 
     def __init__(self) -> None:
-        super().__init__(store_of_test())
-
-
-@pytest.fixture(autouse=True)
-async def _close_store() -> AsyncIterator[None]:
-    yield
-    while _stores:
-        await _stores.pop().aclose()
+        super().__init__(places.store_of_test())
 
 
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
     """Leave out what cannot be asked of a foreign storage."""
-    poking = [item for item in items if item.nodeid.endswith(_POKES_INSIDE)]
+    poking = [item for item in items if _POKES_INSIDE in item.nodeid]
     config.hook.pytest_deselected(items=poking)
     items[:] = [item for item in items if item not in poking]
 

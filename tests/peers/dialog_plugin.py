@@ -1,6 +1,6 @@
 """A pytest plugin for aiogram_dialog's own suite, on top of the one for aiogram.
 
-Loaded by ``-p aiogram_plugin -p dialog_plugin``. Dialogs keep their stacks and contexts
+Loaded by ``-p dialog_plugin`` behind that one. Dialogs keep their stacks and contexts
 in our storage and hold our locks, several at once in one handler.
 """
 

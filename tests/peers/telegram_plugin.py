@@ -1,26 +1,37 @@
 """Lets python-telegram-bot's own tests of persistence run over our adapter.
 
-    PYTHONPATH=…/tests/peers python -m pytest -p telegram_plugin \\
+    PYTHONPATH=…/tests/peers python -m pytest -p places_plugin -p telegram_plugin \\
         tests/ext/test_basepersistence.py
 
 Their tests keep to one class of theirs, ``TrackingPersistence``, which counts calls and
-shows what it holds. Ours does the same, and what it shows is read from the store. It is
-in memory, where no call waits, so that even a property can read it.
+shows what it holds. Ours does the same, and what it shows is read from the store, as
+another process would read it: where that takes awaiting, the loop of the test stands
+still meanwhile.
 """
 
 from __future__ import annotations
 
 import collections
+from functools import cache, partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import unquote
 
 from botsessions import MemoryBackend, SessionStore
 from botsessions.adapters.telegram import SessionPersistence
+from botsessions.loop_thread import LoopThread
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     import pytest
+
+places = import_module("places_plugin")
+_bot: Any = import_module("telegram._bot")
+
+
+# Each of hundreds of bots reads one and the same key, in a tenth of a second.
+_bot.serialization.load_pem_private_key = cache(_bot.serialization.load_pem_private_key)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -51,12 +62,25 @@ class TrackingPersistence(SessionPersistence):
         update_interval: float = 60,
         fill_data: bool = False,  # noqa: FBT001, FBT002 - as theirs
     ) -> None:
-        store = SessionStore(MemoryBackend(), types=[self.module.HandlerStates])
+        place = partial(places.new_place(), types=[self.module.HandlerStates])
+        store = places.closed_afterwards(place())
         super().__init__(store, store_data=store_data, update_interval=update_interval)
         self.tracked = store
+        self.place = place
         # What their tests put in before the application is there; then None.
         self.first: Any = self.theirs(fill_data=fill_data)
         self.reset_counters()
+
+    def look(self, work: Callable[[SessionStore], Coroutine[Any, Any, Any]]) -> Any:
+        """Look into the store for code that cannot await."""
+        if isinstance(self.tracked._backend, MemoryBackend):
+            return now(work(self.tracked))
+
+        async def look_from_aside() -> Any:
+            async with self.place() as other:
+                return await work(other)
+
+        return aside().run(look_from_aside())
 
     def reset_counters(self) -> None:
         self.updated_chat_ids: Any = collections.Counter()
@@ -77,8 +101,7 @@ class TrackingPersistence(SessionPersistence):
         if self.first is not None:
             self.first.reset_tracking()
             return
-        for key, _ in now(every(self.tracked)):
-            now(self.tracked.delete(key))
+        self.look(clear)
 
     async def begin(self) -> None:
         """Put in what is to be there first, as another process would."""
@@ -102,25 +125,25 @@ class TrackingPersistence(SessionPersistence):
     def user_data(self) -> Any:
         if self.first is not None:
             return self.first.user_data
-        return now(SessionPersistence(self.tracked).get_user_data())
+        return self.look(lambda store: SessionPersistence(store).get_user_data())
 
     @property
     def chat_data(self) -> Any:
         if self.first is not None:
             return self.first.chat_data
-        return now(SessionPersistence(self.tracked).get_chat_data())
+        return self.look(lambda store: SessionPersistence(store).get_chat_data())
 
     @property
     def bot_data(self) -> Any:
         if self.first is not None:
             return self.first.bot_data
-        return now(SessionPersistence(self.tracked).get_bot_data())
+        return self.look(lambda store: SessionPersistence(store).get_bot_data())
 
     @property
     def callback_data(self) -> Any:
         if self.first is not None:
             return self.first.callback_data
-        stored = now(SessionPersistence(self.tracked).get_callback_data())
+        stored = self.look(lambda store: SessionPersistence(store).get_callback_data())
         return stored if stored is not None else ([], {})
 
     @property
@@ -132,7 +155,7 @@ class TrackingPersistence(SessionPersistence):
             name: dict.fromkeys(keys)
             for name, keys in self.updated_conversations.items()
         }
-        for key, session in now(every(self.tracked)):
+        for key, session in self.look(every):
             before, mark, name = str(key.name).partition("telegram.conversation.")
             if mark and not before:
                 name = unquote(name.partition("@")[0])
@@ -209,6 +232,12 @@ class TrackingPersistence(SessionPersistence):
         await super().flush()
 
 
+@cache
+def aside() -> LoopThread:
+    """Return an event loop beside that of the test."""
+    return LoopThread()
+
+
 def now(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Return what a coroutine returns that never waits."""
     try:
@@ -218,5 +247,10 @@ def now(coroutine: Coroutine[Any, Any, Any]) -> Any:
     raise AssertionError("it waits")
 
 
-async def every(store: SessionStore) -> list[Any]:
+async def every(store: Any) -> list[Any]:
     return [entry async for entry in store.items()]
+
+
+async def clear(store: Any) -> None:
+    for key, _ in await every(store):
+        await store.delete(key)

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 from aiogram import BaseMiddleware
 from aiogram.exceptions import DataNotDictLikeError
 from aiogram.fsm.state import State
-from aiogram.fsm.storage.base import DEFAULT_DESTINY, BaseEventIsolation, BaseStorage
+from aiogram.fsm.storage.base import BaseEventIsolation, BaseStorage
 
 from botsessions.derive import chat_user_key
 from botsessions.errors import LockLostError, MissingKeyPart
-from botsessions.keys import SessionKey
+from botsessions.kept.aiogram import data_of, state_key, state_of, state_record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -34,14 +34,13 @@ if TYPE_CHECKING:
     from aiogram.fsm.storage.base import StateType, StorageKey
     from aiogram.types import TelegramObject
 
+    from botsessions.keys import SessionKey
     from botsessions.lock import Lock
     from botsessions.store import SessionStore
 
     Session = dict[Any, Any]
     Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
 
-# Keeps our keys apart from a bot's own: no other session has a name that begins so.
-_NAME = "aiogram"
 # Seconds. Longer than any lease: who waits for a process that died gets through.
 _PATIENCE = 300.0
 _ABSENT = object()
@@ -69,12 +68,12 @@ class SessionStorage(BaseStorage):
     async def set_state(self, key: StorageKey, state: StateType = None) -> None:
         """Set the state and leave the data as they are; None removes it."""
         name = state.state if isinstance(state, State) else state
-        await self._update(key, lambda kept: _kept(name, _data(kept)))
+        await self._update(key, lambda kept: state_record(name, data_of(kept)))
 
     async def get_state(self, key: StorageKey) -> str | None:
         """Return the state; None if there is none."""
-        kept = await self._store.get(_key(key))
-        return kept.get("state")
+        state: str | None = state_of(await self._store.get(_key(key)))
+        return state
 
     async def set_data(self, key: StorageKey, data: Mapping[str, Any]) -> None:
         """Replace the data by any mapping; else raise ``DataNotDictLikeError``."""
@@ -83,11 +82,11 @@ class SessionStorage(BaseStorage):
                 f"the data of a state are a mapping, not {type(data).__name__}"
             )
         whole = dict(data)
-        await self._update(key, lambda kept: _kept(kept.get("state"), whole))
+        await self._update(key, lambda kept: state_record(state_of(kept), whole))
 
     async def get_data(self, key: StorageKey) -> dict[str, Any]:
         """Return the data, in a dict of the caller's own; ``{}`` if there are none."""
-        return _data(await self._store.get(_key(key)))
+        return data_of(await self._store.get(_key(key)))
 
     async def update_data(
         self, key: StorageKey, data: Mapping[str, Any]
@@ -95,9 +94,9 @@ class SessionStorage(BaseStorage):
         """Set these names, atomically, and leave others as they are; return all."""
         changes = dict(data)
         kept = await self._update(
-            key, lambda kept: _kept(kept.get("state"), _data(kept) | changes)
+            key, lambda kept: state_record(state_of(kept), data_of(kept) | changes)
         )
-        return _data(kept)
+        return data_of(kept)
 
     async def close(self) -> None:
         """Do nothing: aiogram calls this at the end of each polling."""
@@ -273,23 +272,11 @@ async def _save(held: Lock, before: Session, session: Session) -> None:
 # A handler asks some five times for the same key, and making one takes microseconds.
 @lru_cache(1024)
 def _key(key: StorageKey) -> SessionKey:
-    default = key.destiny == DEFAULT_DESTINY
-    return SessionKey(
+    return state_key(
         chat_id=key.chat_id,
         user_id=key.user_id,
         topic_id=key.thread_id,
         business_connection_id=key.business_connection_id,
         bot_id=key.bot_id,
-        name=_NAME if default else f"{_NAME}:{key.destiny}",
+        destiny=key.destiny,
     )
-
-
-def _kept(state: object, data: dict[str, Any]) -> Session:
-    """Return what is kept; ``{}`` without a state and data."""
-    kept: Session = {} if state is None else {"state": state}
-    return {**kept, "data": data} if data else kept
-
-
-def _data(kept: Session) -> dict[str, Any]:
-    data: dict[str, Any] = kept.get("data", {})
-    return data

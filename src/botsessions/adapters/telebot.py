@@ -3,11 +3,10 @@
     bot = AsyncTeleBot(token, state_storage=AsyncSessionStateStorage(store))
     bot = TeleBot(token, state_storage=SessionStateStorage(sync_store))
 
-What a record is and how each call changes it are plain functions, below; the two
-storages and the two blocks only await, or do not. A record is ``{"state": …, "data":
-…}`` under a key with the name ``telebot``. The answers are those of telebot's memory
-storage, with two repairs: what was read belongs to the caller, and ``retrieve_data`` is
-a transaction.
+How each call changes a record is a plain function, below; the two storages and the two
+blocks only await, or do not. The answers are those of telebot's memory storage, with
+two repairs: what was read belongs to the caller, and ``retrieve_data`` is a
+transaction.
 """
 
 # ruff: noqa: PLR0913, PLR0917 - the storages take what telebot passes
@@ -23,7 +22,8 @@ from telebot.asyncio_storage import StateStorageBase as AsyncStateStorageBase
 from telebot.states import State
 from telebot.storage import StateStorageBase
 
-from botsessions.keys import SessionKey
+from botsessions.kept.telebot import data_of, state_of, state_record
+from botsessions.kept.telebot import state_key as _key
 from botsessions.store import SessionStore
 from botsessions.sync_store import SyncSessionStore
 
@@ -41,38 +41,23 @@ _Data = dict[Any, Any]
 _ABSENT = object()
 
 
-def _key(
-    chat_id: _Id,
-    user_id: _Id,
-    business_connection_id: str | None,
-    message_thread_id: int | None,
-    bot_id: int | None,
-) -> SessionKey:
-    return SessionKey(
-        chat_id=chat_id,
-        user_id=user_id,
-        topic_id=message_thread_id,
-        business_connection_id=business_connection_id,
-        bot_id=bot_id,
-        name="telebot",
-    )
-
-
 # A record that is missing is {}, and so is one that a change leaves missing.
 
 
-def _state_of(record: _Data) -> Any:
-    return record.get("state")
-
-
-def _data_of(record: _Data) -> _Data:
-    data: _Data = record.get("data", {})
-    return data
-
-
 def _setting_state(state: Any) -> Callable[[_Data], _Data]:
-    kept = state.name if isinstance(state, State) else state
-    return lambda record: {"state": kept, "data": _data_of(record)}
+    name = state.name if isinstance(state, State) else state
+    return lambda record: state_record(name, data_of(record))
+
+
+class _Removing:
+    """Leaves nothing of a record; ``found`` says whether there was one."""
+
+    found = False
+
+    def __call__(self, record: _Data) -> _Data:
+        # It runs again after a conflict: the last time counts.
+        self.found = bool(record)
+        return {}
 
 
 def _setting_value(name: Any, value: Any) -> Callable[[_Data], _Data]:
@@ -81,7 +66,7 @@ def _setting_value(name: Any, value: Any) -> Callable[[_Data], _Data]:
             raise RuntimeError(
                 f"there is no state here to add {name!r} to: set_state comes first"
             )
-        return {**record, "data": {**_data_of(record), name: value}}
+        return {**record, "data": {**data_of(record), name: value}}
 
     return change
 
@@ -99,7 +84,7 @@ def _merging_data(before: _Data, after: _Data) -> Callable[[_Data], _Data]:
     def change(record: _Data) -> _Data:
         if not record:
             return {}
-        found = _data_of(record)
+        found = data_of(record)
         data = dict(after)
         for name in before.keys() | found.keys():
             was, now = before.get(name, _ABSENT), found.get(name, _ABSENT)
@@ -168,7 +153,7 @@ class AsyncSessionStateStorage(AsyncStateStorageBase):
     ) -> Any:
         """Return the state; None when there is none."""
         key = _key(chat_id, user_id, business_connection_id, message_thread_id, bot_id)
-        return _state_of(await self._store.get(key))
+        return state_of(await self._store.get(key))
 
     async def delete_state(
         self,
@@ -180,10 +165,9 @@ class AsyncSessionStateStorage(AsyncStateStorageBase):
     ) -> bool:
         """Remove the state and the data; False when there were none."""
         key = _key(chat_id, user_id, business_connection_id, message_thread_id, bot_id)
-        if not await self._store.get(key):
-            return False
-        await self._store.delete(key)
-        return True
+        removing = _Removing()
+        await self._store.update(key, removing)
+        return removing.found
 
     async def set_data(
         self,
@@ -212,7 +196,7 @@ class AsyncSessionStateStorage(AsyncStateStorageBase):
     ) -> _Data:
         """Return the data, which are the caller's own; ``{}`` when there are none."""
         key = _key(chat_id, user_id, business_connection_id, message_thread_id, bot_id)
-        return _data_of(await self._store.get(key))
+        return data_of(await self._store.get(key))
 
     async def reset_data(
         self,
@@ -279,7 +263,7 @@ class AsyncDataBlock:
         self, locking: AbstractAsyncContextManager[Lock]
     ) -> AsyncIterator[_Data]:
         async with locking as lock:
-            before = _data_of(await lock.get())
+            before = data_of(await lock.get())
             self.data = copy.deepcopy(before)
             yield self.data
             await lock.update(_merging_data(before, self.data))
@@ -326,7 +310,7 @@ class SessionStateStorage(StateStorageBase):
     ) -> Any:
         """Return the state; None when there is none."""
         key = _key(chat_id, user_id, business_connection_id, message_thread_id, bot_id)
-        return _state_of(self._store.get(key))
+        return state_of(self._store.get(key))
 
     def delete_state(
         self,
@@ -338,10 +322,9 @@ class SessionStateStorage(StateStorageBase):
     ) -> bool:
         """Remove the state and the data; False when there were none."""
         key = _key(chat_id, user_id, business_connection_id, message_thread_id, bot_id)
-        if not self._store.get(key):
-            return False
-        self._store.delete(key)
-        return True
+        removing = _Removing()
+        self._store.update(key, removing)
+        return removing.found
 
     def set_data(
         self,
@@ -370,7 +353,7 @@ class SessionStateStorage(StateStorageBase):
     ) -> _Data:
         """Return the data, which are the caller's own; ``{}`` when there are none."""
         key = _key(chat_id, user_id, business_connection_id, message_thread_id, bot_id)
-        return _data_of(self._store.get(key))
+        return data_of(self._store.get(key))
 
     def reset_data(
         self,
@@ -409,7 +392,7 @@ class SessionStateStorage(StateStorageBase):
         key = _key(chat_id, user_id, business_connection_id, message_thread_id, bot_id)
         return DataBlock(
             self._store.lock(key, lease=self._lease, timeout=self._timeout),
-            lambda: _data_of(self._store.get(key)),
+            lambda: data_of(self._store.get(key)),
         )
 
 
@@ -441,7 +424,7 @@ class DataBlock:
     @contextmanager
     def _transact(self, locking: AbstractContextManager[SyncLock]) -> Iterator[_Data]:
         with locking as lock:
-            before = _data_of(lock.get())
+            before = data_of(lock.get())
             self.data = copy.deepcopy(before)
             yield self.data
             lock.update(_merging_data(before, self.data))

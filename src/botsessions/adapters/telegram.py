@@ -19,7 +19,6 @@ from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 from weakref import WeakValueDictionary
 
 from telegram.ext import (
@@ -36,6 +35,7 @@ from botsessions.errors import (
     MissingKeyPart,
     SessionTooLargeError,
 )
+from botsessions.kept import telegram as kept
 from botsessions.keys import SessionKey
 
 if TYPE_CHECKING:
@@ -50,10 +50,6 @@ if TYPE_CHECKING:
 
 Session = dict[Any, Any]
 
-# A name keeps our keys apart from a bot's own.
-_USER, _CHAT = "telegram.user", "telegram.chat"
-_BOT = SessionKey(name="telegram.bot")
-_KEYBOARD = "telegram.keyboard@"
 # Keys of users stand behind those of chats, and "-" before all digits.
 _FIRST_USER = SessionKey(user_id=-1)
 _ABSENT = object()
@@ -121,7 +117,7 @@ class SessionPersistence(BasePersistence[Session, Session, Session]):
         """Load the dicts of all users; none with ``preload=False``."""
         if not self._preload:
             return {}
-        walk = self._store.items(after=_FIRST_USER, name=_USER)
+        walk = self._store.items(after=_FIRST_USER, name=kept.USER_NAME)
         with _collecting_later():
             return {
                 key.user_id: self._loaded(key, session)
@@ -133,7 +129,7 @@ class SessionPersistence(BasePersistence[Session, Session, Session]):
         """Load the dicts of all chats; none with ``preload=False``."""
         if not self._preload:
             return {}
-        walk = self._store.items(before=_FIRST_USER, name=_CHAT)
+        walk = self._store.items(before=_FIRST_USER, name=kept.CHAT_NAME)
         with _collecting_later():
             return {
                 key.chat_id: self._loaded(key, session)
@@ -143,51 +139,52 @@ class SessionPersistence(BasePersistence[Session, Session, Session]):
 
     async def get_bot_data(self) -> Session:
         """Load the dict of the bot."""
-        return self._loaded(_BOT, _BotData(await self._store.get(_BOT)))
+        return self._loaded(kept.BOT_KEY, _BotData(await self._store.get(kept.BOT_KEY)))
 
     async def get_callback_data(self) -> CallbackData | None:
         """Load the buttons of all keyboards, and the queries that came from them."""
         self._keyboards.clear()
         keyboards: list[tuple[str, float, dict[str, Any]]] = []
         queries: dict[str, str] = {}
-        records = [record async for record in self._named(_KEYBOARD)]
+        found = self._named(kept.KEYBOARD_NAMES)
+        stored = [kept.Keyboard.of(record) async for record in found]
         # What comes first is the first that the application forgets.
-        for record in sorted(records, key=lambda record: record["used"] or 0.0):
-            uuid, used = record["keyboard"], record["used"]
-            self._keyboards[uuid] = used, record["queries"]
-            queries.update(dict.fromkeys(record["queries"], uuid))
+        for keyboard in sorted(stored, key=lambda keyboard: keyboard.used or 0.0):
+            uuid, used = keyboard.uuid, keyboard.used
+            self._keyboards[uuid] = used, keyboard.queries
+            queries.update(dict.fromkeys(keyboard.queries, uuid))
             if used is not None:
-                keyboards.append((uuid, used, record["buttons"]))
-        return (keyboards, queries) if records else None
+                keyboards.append((uuid, used, keyboard.buttons or {}))
+        return (keyboards, queries) if stored else None
 
     async def get_conversations(self, name: str) -> dict[ConversationKey, object]:
         """Load the conversations of one handler."""
-        found = self._named(_conversations(name))
-        return {record["key"]: record["state"] async for record in found}
+        found = self._named(kept.conversation_names(name))
+        return dict([kept.Conversation.of(record) async for record in found])
 
     async def refresh_user_data(self, user_id: int, user_data: Session) -> None:
         """Take over what other processes wrote; what is not saved yet stays."""
-        await self._refresh(_user(user_id), user_data)
+        await self._refresh(kept.user_key(user_id), user_data)
 
     async def refresh_chat_data(self, chat_id: int, chat_data: Session) -> None:
         """Take over what other processes wrote; what is not saved yet stays."""
-        await self._refresh(_chat(chat_id), chat_data)
+        await self._refresh(kept.chat_key(chat_id), chat_data)
 
     async def refresh_bot_data(self, bot_data: Session) -> None:
         """Take over what other processes wrote; what is not saved yet stays."""
-        await self._refresh(_BOT, bot_data)
+        await self._refresh(kept.BOT_KEY, bot_data)
 
     async def update_user_data(self, user_id: int, data: Session) -> None:
         """Write the names that were set or removed since the last time."""
-        await self._save(_user(user_id), data)
+        await self._save(kept.user_key(user_id), data)
 
     async def update_chat_data(self, chat_id: int, data: Session) -> None:
         """Write the names that were set or removed since the last time."""
-        await self._save(_chat(chat_id), data)
+        await self._save(kept.chat_key(chat_id), data)
 
     async def update_bot_data(self, data: Session) -> None:
         """Write the names that were set or removed since the last time."""
-        await self._save(_BOT, data)
+        await self._save(kept.BOT_KEY, data)
 
     async def update_callback_data(self, data: CallbackData) -> None:
         """Write the keyboards that are new or were used, remove the forgotten."""
@@ -215,20 +212,20 @@ class SessionPersistence(BasePersistence[Session, Session, Session]):
         One that a handler with ``block=False`` ended is removed at its next update, or
         at the next start.
         """
-        where = SessionKey(name=_conversations(name) + "@".join(map(_part, key)))
+        where = kept.conversation_key(name, key)
         if new_state is None:
             await self._write(where, partial(self._store.delete, where))
         else:
-            record = {"key": key, "state": new_state}
+            record = kept.Conversation(key, new_state).record()
             await self._write(where, partial(self._store.put, where, record))
 
     async def drop_user_data(self, user_id: int) -> None:
         """Remove the dict of a user."""
-        await self._drop(_user(user_id))
+        await self._drop(kept.user_key(user_id))
 
     async def drop_chat_data(self, chat_id: int) -> None:
         """Remove the dict of a chat."""
-        await self._drop(_chat(chat_id))
+        await self._drop(kept.chat_key(chat_id))
 
     async def flush(self) -> None:
         """Try once more what could not be written, and raise why it cannot."""
@@ -370,15 +367,12 @@ class SessionPersistence(BasePersistence[Session, Session, Session]):
         use: tuple[float | None, list[str]],
         buttons: dict[str, Any] | None,
     ) -> None:
-        used, queries = use
-        record = {"keyboard": uuid, "used": used, "queries": queries}
-        await self._store.put(
-            SessionKey(name=_KEYBOARD + uuid), {**record, "buttons": buttons}
-        )
+        record = kept.Keyboard(uuid, *use, buttons).record()
+        await self._store.put(kept.keyboard_key(uuid), record)
         self._keyboards[uuid] = use
 
     async def _drop_keyboard(self, uuid: str) -> None:
-        await self._store.delete(SessionKey(name=_KEYBOARD + uuid))
+        await self._store.delete(kept.keyboard_key(uuid))
         self._keyboards.pop(uuid, None)
 
     async def _write(self, key: SessionKey, write: Write) -> None:
@@ -518,22 +512,6 @@ def _collecting_later() -> Iterator[None]:
         yield
     finally:
         gc.enable()
-
-
-def _user(user_id: int) -> SessionKey:
-    return SessionKey(user_id=user_id, name=_USER)
-
-
-def _chat(chat_id: int) -> SessionKey:
-    return SessionKey(chat_id=chat_id, name=_CHAT)
-
-
-def _conversations(handler: str) -> str:
-    return f"telegram.conversation.{quote(handler, safe='')}@"
-
-
-def _part(part: int | str) -> str:
-    return str(part) if isinstance(part, int) else "s" + quote(part, safe="")
 
 
 def _application(coroutine: Awaitable[Any]) -> AnyApplication | None:

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from botsessions.cli.imports import layouts, redis
 from botsessions.cli.imports.carry import Left, Taken
+from botsessions.kept import aiogram as kept
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from botsessions.keys import SessionKey
 
-_NAME = "aiogram"
-_DEFAULT_DESTINY = "default"
 _PARTS = (b"state", b"data")
 _PAGE = 250
 
@@ -53,9 +52,8 @@ class Layout:
             if parts["chat_id"] == self.bot_id:
                 raise ValueError("it begins with the bot's id: add --with-bot-id")
             parts["bot_id"] = self.bot_id
-        destiny = parts.pop("name", _DEFAULT_DESTINY)
-        name = _NAME if destiny == _DEFAULT_DESTINY else f"{_NAME}:{destiny}"
-        return layouts.key({**parts, "name": name})
+        destiny = parts.pop("name", kept.DEFAULT_DESTINY)
+        return layouts.key(kept.state_key, **parts, destiny=destiny)
 
 
 class RedisStorage:
@@ -108,11 +106,10 @@ class RedisStorage:
     ) -> Taken | Left | None:
         try:
             key = self._layout.key(redis.text(place))
-            session: dict[str, Any] = {}
-            if redis.answered(state) is not None:
-                session["state"] = redis.text(state)
-            if redis.answered(data) is not None and (found := redis.object_in(data)):
-                session["data"] = found
+            session = kept.state_record(
+                None if redis.answered(state) is None else redis.text(state),
+                {} if redis.answered(data) is None else redis.object_in(data),
+            )
         except ValueError as exc:
             return Left(redis.shown(place), str(exc))
         expires_in = redis.ends_in(state_end, data_end)

@@ -11,13 +11,16 @@ are long and random), so a number is none.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 
 from botsessions.errors import InvalidKeyError
-from botsessions.keys import SessionKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    from botsessions.keys import SessionKey
+
+P = ParamSpec("P")
 
 Reading = dict[str, Any]
 
@@ -65,10 +68,10 @@ def the_one(found: Sequence[Reading], advice: str) -> Reading:
     raise ValueError(f"its key can be read as {several}; {advice}")
 
 
-def key(parts: Reading) -> SessionKey:
-    """Make the key of a reading, or raise ValueError."""
+def key(make: Callable[P, SessionKey], *args: P.args, **kwargs: P.kwargs) -> SessionKey:
+    """Make a key of ours, or raise ValueError."""
     try:
-        return SessionKey(**parts)
+        return make(*args, **kwargs)
     except InvalidKeyError as exc:
         raise ValueError(f"it has no key here: {exc}") from exc
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from botsessions.cli.imports import files, layouts, pickles, redis
 from botsessions.cli.imports.carry import Left, Taken
 from botsessions.cli.imports.plain import written
+from botsessions.kept import telebot as kept
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from botsessions.keys import SessionKey
 
-_NAME = "telebot"
 _RECORD = {"state", "data"}
 # A bot that gives set_state a State leaves the object itself in its pickle.
 _STATES = {
@@ -73,7 +73,14 @@ class Layout:
         bot_id = parts.get("bot_id", self.bot_id)
         if bot_id is None:
             raise ValueError("its key does not say of which bot it is: add --bot")
-        return layouts.key({**parts, "bot_id": bot_id, "name": _NAME})
+        return layouts.key(
+            kept.state_key,
+            parts["chat_id"],
+            parts["user_id"],
+            parts.get("business_connection_id"),
+            parts.get("topic_id"),
+            bot_id,
+        )
 
 
 class PickleStorage:
@@ -216,7 +223,7 @@ def _entry(
         key = layout.key(name) if isinstance(name, str) else layout.old_key(*name)
     except ValueError as exc:
         return Left(place, str(exc))
-    session = {"state": _state(record["state"]), "data": data}
+    session = kept.state_record(_state(record["state"]), data)
     return Taken(place, key, session, expires_in)
 
 

@@ -6,17 +6,20 @@ One file with ``user_data``, ``chat_data``, ``bot_data``, ``callback_data`` and
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from botsessions.cli.imports import files, layouts
 from botsessions.cli.imports.carry import Left, Taken
 from botsessions.cli.imports.pickles import mapping
 from botsessions.cli.imports.plain import written
+from botsessions.kept import telegram as kept
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+
+    from botsessions.keys import SessionKey
 
 _KINDS = ("user_data", "chat_data", "bot_data", "callback_data", "conversations")
 # ConversationHandler.END; what has ended is not kept.
@@ -67,27 +70,28 @@ class PicklePersistence:
 
 
 def _users(content: Any) -> Iterator[Taken | Left]:
-    yield from _dicts("user_data", "user", content)
+    yield from _dicts("user_data", "user", kept.user_key, content)
 
 
 def _chats(content: Any) -> Iterator[Taken | Left]:
-    yield from _dicts("chat_data", "chat", content)
+    yield from _dicts("chat_data", "chat", kept.chat_key, content)
 
 
-def _dicts(kind: str, part: str, content: Any) -> Iterator[Taken | Left]:
+def _dicts(
+    kind: str, part: str, key: Callable[[int], SessionKey], content: Any
+) -> Iterator[Taken | Left]:
     yield from _no_dict(kind, content)
     for number, value in _pairs(content):
         place = f"{kind}[{written(number)}]"
         if type(number) is not int:
             yield Left(place, f"a {part} is an int")
         elif mapping(value) != {}:
-            ids = {f"{part}_id": number, "name": f"telegram.{part}"}
-            yield _taken(place, ids, value)
+            yield _taken(place, partial(key, number), value)
 
 
 def _bot(content: Any) -> Iterator[Taken | Left]:
     if content is not None and mapping(content) != {}:
-        yield _taken("bot_data", {"name": "telegram.bot"}, content)
+        yield Taken("bot_data", kept.BOT_KEY, content)
 
 
 def _keyboards(content: Any) -> Iterator[Taken | Left]:
@@ -98,43 +102,39 @@ def _keyboards(content: Any) -> Iterator[Taken | Left]:
         yield Left(place, "it is no pair of keyboards and queries")
         return
     keyboards, queries = content
-    records: dict[str, dict[str, Any]] = {}
+    found: dict[str, kept.Keyboard] = {}
     for keyboard in keyboards if type(keyboards) is list else ():
         match keyboard:
             case (str(uuid), float(used), buttons) if mapping(buttons) is not None:
-                records[uuid] = {"used": used, "queries": [], "buttons": buttons}
+                found[uuid] = kept.Keyboard(uuid, used, [], buttons)
             case _:
                 yield Left(place, "a keyboard is its id, when it was used, and buttons")
     yield from _no_dict(f"{place}'s queries", queries)
     for query, uuid in _pairs(queries):
-        unused: dict[str, Any] = {"used": None, "queries": [], "buttons": None}
         if type(uuid) is str:
-            records.setdefault(uuid, unused)["queries"].append(query)
+            unknown = kept.Keyboard(uuid, None, [], None)
+            found.setdefault(uuid, unknown).queries.append(query)
         else:
             yield Left(place, "a query belongs to the id of a keyboard")
-    for uuid, record in records.items():
-        ids = {"name": f"telegram.keyboard@{uuid}"}
-        yield _taken(f"{place}[{written(uuid)}]", ids, {"keyboard": uuid, **record})
+    for uuid, keyboard in found.items():
+        key = partial(kept.keyboard_key, uuid)
+        yield _taken(f"{place}[{written(uuid)}]", key, keyboard.record())
 
 
 def _conversations(content: Any) -> Iterator[Taken | Left]:
     yield from _no_dict("conversations", content)
     for handler, states in _pairs(content):
         yield from _no_dict(f"conversations[{written(handler)}]", states)
-        for key, state in _pairs(states):
-            place = f"conversations[{written(handler)}][{written(key)}]"
+        for ids, state in _pairs(states):
+            place = f"conversations[{written(handler)}][{written(ids)}]"
             if state in _ENDED:
                 continue
-            if type(handler) is not str or not _is_key(key):
+            if type(handler) is not str or not _is_key(ids):
                 yield Left(place, "a conversation has a tuple of ids")
                 continue
-            parts = [
-                str(part) if type(part) is int else f"s{quote(part, safe='')}"
-                for part in key
-            ]
-            name = f"telegram.conversation.{quote(handler, safe='')}@{'@'.join(parts)}"
-            record = {"key": key, "state": state}
-            yield _taken(place, {"name": name}, record, whole=True)
+            key = partial(kept.conversation_key, handler, ids)
+            record = kept.Conversation(ids, state).record()
+            yield _taken(place, key, record, whole=True)
 
 
 def _is_key(key: Any) -> bool:
@@ -144,10 +144,10 @@ def _is_key(key: Any) -> bool:
 
 
 def _taken(
-    place: str, parts: dict[str, Any], session: Any, *, whole: bool = False
+    place: str, key: Callable[[], SessionKey], session: Any, *, whole: bool = False
 ) -> Taken | Left:
     try:
-        return Taken(place, layouts.key(parts), session, whole=whole)
+        return Taken(place, layouts.key(key), session, whole=whole)
     except ValueError as exc:
         return Left(place, str(exc))
 
