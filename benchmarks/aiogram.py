@@ -2,7 +2,8 @@
 
 Dispatch, read the data, change them, answer by HTTP to a Bot API server on loopback (a
 process of its own), 100 chats at once; against aiogram's own storage in memory under
-``SimpleEventIsolation``, which keeps nothing.
+``SimpleEventIsolation``, which keeps nothing. Chats go on as soon as they are answered,
+or say one thing each: then every handler takes a lock from the store.
 """
 
 from __future__ import annotations
@@ -54,9 +55,10 @@ async def count(message: Message, state: FSMContext) -> None:
 class Rival:
     """A dispatcher, and the updates that it is fed."""
 
-    def __init__(self, bot: Bot, dispatcher: Dispatcher) -> None:
+    def __init__(self, bot: Bot, dispatcher: Dispatcher, *, once: bool = False) -> None:
         self._bot = bot
         self._dispatcher = dispatcher
+        self._others = CHATS if once else 0
         self._ids = itertools.count(1)
         dispatcher.message.register(count)
 
@@ -66,7 +68,8 @@ class Rival:
         return Run(CHATS * EACH, time.perf_counter() - started)
 
     async def _chat(self, number: int) -> None:
-        for _ in range(EACH):
+        for turn in range(EACH):
+            number += turn and self._others
             user = User(id=number, is_bot=False, first_name="Ada")
             message = Message(
                 message_id=1,
@@ -102,22 +105,29 @@ async def report() -> list[Row]:
             _bot() as bot,
             open_store(f"sqlite:///{directory}/ours.db") as store,
         ):
-            ours = Rival(
-                bot,
-                Dispatcher(
-                    storage=SessionStorage(store),
-                    events_isolation=SessionIsolation(store),
-                ),
+            full = SessionStorage(store), SessionIsolation(store)
+            ours, ours_once = (
+                Rival(
+                    bot,
+                    Dispatcher(storage=full[0], events_isolation=full[1]),
+                    once=once,
+                )
+                for once in (False, True)
             )
-            alone = Rival(bot, Dispatcher(storage=SessionStorage(store)))
+            alone = Rival(bot, Dispatcher(storage=full[0]))
             stock: Any = SimpleEventIsolation()
             theirs = Rival(
                 bot, Dispatcher(storage=MemoryStorage(), events_isolation=stock)
             )
-            runs = await alternate(
-                {"ours": ours.run, "alone": alone.run, "theirs": theirs.run}, ROUNDS
-            )
+            rivals = {
+                "ours": ours.run,
+                "once": ours_once.run,
+                "alone": alone.run,
+                "theirs": theirs.run,
+            }
+            runs = await alternate(rivals, ROUNDS)
     return [
         ratio("100 chats: storage and isolation", runs["ours"], runs["theirs"], 0.9),
+        ratio("100 chats of many, each once", runs["once"], runs["theirs"], 0.9),
         ratio("100 chats: storage alone", runs["alone"], runs["theirs"], 0.9),
     ]

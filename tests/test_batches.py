@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from botsessions import Codec, MemoryBackend
-from botsessions.engine.batched import BatchedEngine
+from botsessions.engine.batched import AT_ONCE, BatchedEngine
 from botsessions.engine.pace import MAX_ROWS, MIN_SHARE, Pace, share
 from botsessions.engine.rules import Policy
 from tests.places import OnlyContract
@@ -129,3 +130,29 @@ def test_a_pace_forgets_a_pause_soon() -> None:
     for _ in range(20):
         pace.learn(0.001, 100)
     assert pace.operations_in_time() > 400
+
+
+async def test_callers_of_a_large_batch_go_on_a_few_at_a_time() -> None:
+    """Whoever else waits for the loop is not held up by all of them at once."""
+    counting = Counting(1)
+    engine = made(counting, Timer())
+    turn = 0
+    went_on: Counter[int] = Counter()
+
+    async def turns() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    async def call(number: int) -> None:
+        await engine.put(str(number), b"\x80")
+        went_on[turn] += 1
+
+    turning = asyncio.create_task(turns())
+    await asyncio.gather(*(call(number) for number in range(100)))
+    turning.cancel()
+    await engine.aclose()
+    assert counting.commits == [100]
+    assert went_on.total() == 100
+    assert max(went_on.values()) <= AT_ONCE

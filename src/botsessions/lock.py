@@ -95,45 +95,25 @@ class Lock:
         Who does not ask for the lock may change it all the same.
         """
         rules.check_function(function)
-        tenure = self._held()
-        key, guard = self._claim.key, tenure.guard
-        change = self._locks.engine.update(key, function, guard=guard)
-        return await _under(tenure, change)
+        guard = self._guard()
+        return await self._locks.engine.update(self._claim.key, function, guard=guard)
 
     async def put(self, session: Mapping[Any, Any]) -> None:
         """Replace the session, while the lock is held."""
         body = self._locks.pack(session)
-        tenure = self._held()
-        key, guard = self._claim.key, tenure.guard
-        await _under(tenure, self._locks.engine.put(key, body, guard=guard))
+        guard = self._guard()
+        await self._locks.engine.put(self._claim.key, body, guard=guard)
 
     async def delete(self) -> None:
         """Remove the session, while the lock is held."""
-        tenure = self._held()
-        key, guard = self._claim.key, tenure.guard
-        await _under(tenure, self._locks.engine.delete(key, guard=guard))
+        guard = self._guard()
+        await self._locks.engine.delete(self._claim.key, guard=guard)
 
-    def _held(self) -> Tenure:
+    def _guard(self) -> Guard:
         tenure = self._claim.tenure
-        if tenure is None or tenure.until == -math.inf:
+        if tenure is None or tenure.guard.is_lost:
             raise rules.lock_lost(self._claim.key)
-        return tenure
-
-
-async def _under(tenure: Tenure, change: asyncio.Future[T]) -> T:
-    """Wait for a change; who is cancelled leaves it to the tenure to wait for."""
-    tenure.changes.add(change)
-    try:
-        return await asyncio.shield(change)
-    except OutcomeUnknownError:
-        tenure.is_doubtful = True
-        raise
-    except LockLostError:
-        tenure.until = 0.0  # the end of the block asks the backend for certain
-        raise
-    finally:
-        if change.done():
-            tenure.changes.discard(change)
+        return tenure.guard
 
 
 class Locking:
@@ -195,22 +175,10 @@ class Tenure:
     """The time for which this process has one lock, whoever of it has the turn.
 
     ``until`` is when (by the loop's clock) its lease may be over: minus infinity as
-    long as there is none, and once it is lost or given back. ``since`` is when it
-    began. ``changes`` are those that were begun under it and may have no answer yet; it
-    ``is_doubtful`` if nobody knows what became of one.
+    long as there is none. ``since`` is when it began.
     """
 
-    __slots__ = (
-        "changes",
-        "guard",
-        "is_doubtful",
-        "lease",
-        "mark",
-        "policy",
-        "renewal",
-        "since",
-        "until",
-    )
+    __slots__ = ("guard", "lease", "mark", "policy", "renewal", "since", "until")
 
     def __init__(self, guard: Guard, mark: dict[str, int], lease: float) -> None:
         self.guard = guard
@@ -219,8 +187,6 @@ class Tenure:
         self.policy = rules.Policy(int(lease * 1000), None, 1024)
         self.until = -math.inf
         self.since = math.inf
-        self.changes: set[asyncio.Future[Any]] = set()
-        self.is_doubtful = False
         self.renewal: asyncio.TimerHandle | None = None
 
 
@@ -302,7 +268,7 @@ class Locks:
 
     def is_held(self, tenure: Tenure) -> bool:
         """Tell whether its lease certainly lasts still."""
-        return self._loop.time() < tenure.until
+        return self._loop.time() < tenure.until and not tenure.guard.is_lost
 
     async def acquire(
         self,
@@ -396,7 +362,8 @@ class Locks:
 
     def _goes_on(self, tenure: Tenure, following: Claim | None) -> bool:
         """Tell whether nothing of one caller's is left, and time for another."""
-        if tenure.changes or tenure.is_doubtful or not self.is_held(tenure):
+        guard = tenure.guard
+        if guard.changes or guard.is_doubtful or not self.is_held(tenure):
             return False
         if following is None:
             return True
@@ -483,8 +450,6 @@ class Locks:
                 return  # let go meanwhile
             if error is None:
                 self._keep(tenure, asked)
-            elif isinstance(error, LockLostError):
-                tenure.until = -math.inf
             elif self.is_held(tenure):
                 self._renew_in(tenure, tenure.lease / 20)
 
@@ -501,8 +466,8 @@ class Locks:
         else:
             future.add_done_callback(renewed)
 
-    def _stop_renewing(self, tenure: Tenure) -> None:
-        tenure.until = -math.inf
+    @staticmethod
+    def _stop_renewing(tenure: Tenure) -> None:
         if tenure.renewal is not None:
             tenure.renewal.cancel()
             tenure.renewal = None
@@ -522,7 +487,7 @@ class Locks:
         assert tenure is not None  # noqa: S101 - for mypy
         # Those of other processes look every now and then; leave them a moment.
         had_enough = self._loop.time() >= tenure.since + _STREAK
-        is_settled = await self._is_settled(tenure)
+        is_settled = await self._is_settled(tenure.guard)
         self._stop_renewing(tenure)
         lost = False
         if is_settled:
@@ -538,17 +503,15 @@ class Locks:
         self._ask_next(queue, 2 * _PAUSE if had_enough else 0)
         return lost
 
-    async def _is_settled(self, tenure: Tenure) -> bool:
+    async def _is_settled(self, guard: Guard) -> bool:
         """Wait for what nobody else waits for; False if it may land for ever so.
 
         Then the lock must stay until its lease is over: what is late dies with it.
         """
-        if tenure.changes:
-            left, _ = await asyncio.wait(tenure.changes)
-            for change in left:
-                error = None if change.cancelled() else change.exception()
-                tenure.is_doubtful |= isinstance(error, OutcomeUnknownError)
-        return not tenure.is_doubtful
+        if guard.changes:
+            guard.settled = self._loop.create_future()
+            await guard.settled
+        return not guard.is_doubtful
 
     def _sweep_later(self) -> None:
         """See to it that nothing is kept for keys that nobody locks any more."""

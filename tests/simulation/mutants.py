@@ -304,8 +304,8 @@ MUTANTS = [
         "expiry and faults",
         _BATCHED,
         {
-            "            if operation.changes:\n                operation.fail": (
-                "            if True:\n                operation.fail"
+            "            if operation.changes:\n                operation.doubt": (
+                "            if True:\n                operation.doubt"
             )
         },
     ),
@@ -314,8 +314,8 @@ MUTANTS = [
         "created and deleted",
         _BATCHED,
         {
-            "            if operation.changes:\n                operation.fail": (
-                "            if False:\n                operation.fail"
+            "            if operation.changes:\n                operation.doubt": (
+                "            if False:\n                operation.doubt"
             )
         },
     ),

@@ -36,7 +36,7 @@ from botsessions.record import Write
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from contextvars import Context
 
     from botsessions.backend import Backend, Outcome
@@ -51,6 +51,10 @@ MAX_BATCH_BYTES = 16 * 1024 * 1024
 LOOKS = 10
 # For how many looks more a write that was sent may still be answered.
 EXTRA_LOOKS = 2
+# So many lanes are answered in one turn of the loop: if all callers of a large batch
+# went on at once, the turn would be long, and what they make would pile up before any
+# of it is done with, which keeps the garbage collector busy.
+AT_ONCE = 8
 # Behind every moment that a clock can show.
 FOREVER = 1 << 62
 
@@ -126,7 +130,7 @@ class BatchedEngine:
         With a ``guard`` it fails with ``LockLostError`` unless that record is as it
         says. A ``policy`` of its own is the key's from now on, until it is idle.
         """
-        context = context or copy_context()
+        context = copy_context() if context is None else context
         return self._queue(key, function, context, None, guard, policy)
 
     def put(
@@ -181,6 +185,7 @@ class BatchedEngine:
             lane = self._lanes[key] = Lane(key)
         lane.waiting.append(operation)
         if guard is not None:
+            guard.changes += 1
             lane.guarded = True
         if policy is not None:
             lane.policy = policy
@@ -264,6 +269,9 @@ class BatchedEngine:
         kept = [operation for operation in operations if not operation.future.done()]
         if len(kept) < len(operations):
             self._gate.leave(len(operations) - len(kept))
+            for operation in operations:
+                if operation.guard is not None and operation.future.done():
+                    operation.guard.leave()
         return kept
 
     # The writers.
@@ -444,6 +452,7 @@ class BatchedEngine:
             if isinstance(held, BackendError):
                 operation.fail(own(held))
             elif not _holds(held, operation.guard, now):
+                operation.guard.is_lost = True
                 operation.fail(rules.lock_lost(self._name(lane.key)))
         self._drop_answered(lane)
 
@@ -468,6 +477,7 @@ class BatchedEngine:
         unknown = self._unknown(lane, "that its record remembers")
         for operation in lane.taken:
             if operation.changes:
+                operation.doubt()
                 operation.fail(own(unknown))
 
     def _fold(
@@ -528,8 +538,11 @@ class BatchedEngine:
             for lane, write in zip(lanes, writes, strict=True):
                 self._told(lane, write, exc)
         else:
-            for lane, write, outcome in zip(lanes, writes, landed, strict=True):
+            told = zip(lanes, writes, landed, strict=True)
+            for turn, (lane, write, outcome) in enumerate(told, 1):
                 self._told(lane, write, outcome)
+                if not turn % AT_ONCE:
+                    await asyncio.sleep(0)
 
     def _told(self, lane: Lane, write: Write, outcome: Outcome) -> None:
         """Act on what the backend says of one write."""
@@ -571,6 +584,7 @@ class BatchedEngine:
             self._sleep(lane)
 
     def _answer(self, lane: Lane) -> None:
+        lane.doubtful = None
         for operation in lane.taken:
             operation.answer()
         self._done(lane)
@@ -582,10 +596,21 @@ class BatchedEngine:
 
     def _done(self, lane: Lane) -> None:
         self._gate.leave(len(lane.taken))
+        if lane.guarded:
+            self._settle(lane.taken, in_doubt=lane.doubtful is not None)
         lane.taken = []
         lane.doubtful = None
         lane.retries = 0
         self._release(lane)
+
+    @staticmethod
+    def _settle(operations: Iterable[Operation], *, in_doubt: bool) -> None:
+        """Tell guards that these are over, or given up while they may still land."""
+        for operation in operations:
+            if in_doubt and operation.changes:
+                operation.doubt()
+            if operation.guard is not None:
+                operation.guard.leave()
 
     def _fail_everything(self) -> None:
         """Leave no caller hanging: the engine ends here."""
@@ -600,6 +625,8 @@ class BatchedEngine:
                     operation.fail(self._gate.refusal())
             for operation in lane.waiting:
                 operation.fail(self._gate.refusal())
+            self._settle(lane.taken, in_doubt=lane.is_in_doubt())
+            self._settle(lane.waiting, in_doubt=False)
         self._lanes.clear()
         self._ready.clear()
         self._idle.clear()

@@ -8,7 +8,7 @@ that once the commit on which the answers rest is acknowledged.
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from botsessions.codec import EMPTY, holds, seal
 from botsessions.engine import rules
@@ -22,14 +22,31 @@ if TYPE_CHECKING:
     from botsessions.codec import Codec
 
 
-class Guard(NamedTuple):
+class Guard:
     """A record that must be there, alive and with this value, for an operation to land.
 
-    It is a lock's: whoever holds the lock may write as long as it says so.
+    It is a lock's: whoever holds the lock may write as long as it says so. ``changes``
+    counts the operations under it that may still land, also when nobody waits for them
+    any more; who waits until there are none does so for ``settled``. It ``is_doubtful``
+    once one of them was given up and may land for ever so, and ``is_lost`` once one was
+    refused because the record was not there.
     """
 
-    key: str
-    value: bytes
+    __slots__ = ("changes", "is_doubtful", "is_lost", "key", "settled", "value")
+
+    def __init__(self, key: str, value: bytes) -> None:
+        self.key = key
+        self.value = value
+        self.changes = 0
+        self.is_doubtful = False
+        self.is_lost = False
+        self.settled: asyncio.Future[None] | None = None
+
+    def leave(self) -> None:
+        """Count out an operation that will not land any more, or has."""
+        self.changes -= 1
+        if not self.changes and self.settled is not None and not self.settled.done():
+            self.settled.set_result(None)
 
 
 class Operation:
@@ -69,6 +86,11 @@ class Operation:
         self.result: dict[Any, Any] | None = None
         self.error: BaseException | None = None
         self.changes = False
+
+    def doubt(self) -> None:
+        """Note that nobody will know whether it lands."""
+        if self.guard is not None:
+            self.guard.is_doubtful = True
 
     def answer(self) -> None:
         """Give the caller what was computed, unless it was cancelled meanwhile."""
