@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from tests.adapters.day import Data, Kept, Traits
     from tests.servers.botapi import BotApi
 
-# Each bot is a copy of a process that has what takes time to import.
+# Each bot is a copy of a process that has what takes time to import: these where they
+# are found, from the root of the project.
 _COPIES = multiprocessing.get_context("forkserver")
 _COPIES.set_forkserver_preload(
-    ["aiogram", "telegram.ext", "telebot.async_telebot", "asyncpg", "redis.asyncio"]
+    [f"tests.adapters.day_{name}" for name in ("aiogram", "telegram", "telebot")]
+    + ["asyncpg", "redis.asyncio"]
 )
 # Seconds; for a machine that is busy with something else.
 _PATIENCE = 60.0

@@ -161,6 +161,9 @@ def run(preload: bool, setting: Setting) -> None:  # noqa: FBT001 - for a partia
         .base_url(f"{setting.api}/bot")
         .persistence(SessionPersistence(store, preload=preload))
         .concurrent_updates(SessionUpdateProcessor())
+        # Its connections cost more than all the rest.
+        .connection_pool_size(8)
+        .pool_timeout(60)
         .post_shutdown(close)
         .build()
     )
