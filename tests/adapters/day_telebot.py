@@ -12,7 +12,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from telebot import ExceptionHandler, TeleBot, apihelper, asyncio_helper
+from telebot import TeleBot, apihelper, asyncio_helper
 from telebot.async_telebot import AsyncTeleBot
 from telebot.asyncio_filters import StateFilter as AsyncStateFilter
 from telebot.custom_filters import StateFilter
@@ -153,7 +153,7 @@ def teller(bot: Any, kind: str, field: str) -> Callable[[Any], Any]:
     return tell_later if isinstance(bot, AsyncTeleBot) else tell
 
 
-class Complaining(ExceptionHandler):
+class Complaining:
     """Takes what handlers raise, before telebot ends its polling for it."""
 
     def handle(self, exception: Exception) -> bool:
@@ -161,12 +161,14 @@ class Complaining(ExceptionHandler):
         return True
 
 
+# telebot names two classes of its own, one for each kind of bot.
+complaining: Any = Complaining()
+
+
 async def poll(setting: Setting) -> None:
     async with bs.open_store(setting.url, namespace=setting.namespace) as store:
         storage = AsyncSessionStateStorage(store, lease=setting.lease)
-        bot = AsyncTeleBot(
-            "1:a", state_storage=storage, exception_handler=Complaining()
-        )
+        bot = AsyncTeleBot("1:a", state_storage=storage, exception_handler=complaining)
         bot.add_custom_filter(AsyncStateFilter(bot))
         register(bot, awaited(bot))
         polling = asyncio.create_task(bot.polling(non_stop=True))
@@ -192,7 +194,7 @@ def run_blocking(setting: Setting) -> None:
             state_storage=SessionStateStorage(store, lease=setting.lease),
             num_threads=THREADS,
             use_class_middlewares=True,
-            exception_handler=Complaining(),
+            exception_handler=complaining,
         )
         bot.add_custom_filter(StateFilter(bot))
         register(bot, blocking(bot))

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from telegram import Update
 from telegram.ext import (
-    Application,
     ApplicationBuilder,
     CallbackQueryHandler,
     ConversationHandler,
@@ -25,6 +24,7 @@ from telegram.ext import (
     TypeHandler,
     filters,
 )
+from telegram.request import HTTPXRequest
 
 import botsessions as bs
 from botsessions.adapters.telegram import SessionPersistence, SessionUpdateProcessor
@@ -48,12 +48,16 @@ from tests.adapters.day_replay import Bot, Setting, complain_into
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
 
+    from telegram.ext import Application
+
+    AnyApplication = Application[Any, Any, Any, Any, Any, Any]
     Handler = Callable[[Update, Any], Coroutine[Any, Any, Any]]
 
 FORMS = {
     "form": filters.UpdateType.MESSAGE,
     "business form": filters.UpdateType.BUSINESS_MESSAGE,
 }
+log = logging.getLogger(__name__)
 _TRAITS = Traits(keeps_failures=True, answers_first=True)
 
 
@@ -116,7 +120,7 @@ async def apologize(update: object, context: Any) -> None:
     if isinstance(context.error, OnPurposeError) and isinstance(update, Update):
         await answer(update, str(context.error))
     else:
-        logging.getLogger(__name__).error("An error", exc_info=context.error)
+        log.error("An error", exc_info=context.error)
 
 
 def handlers() -> list[Any]:
@@ -148,11 +152,23 @@ def on_command(command: str, where: filters.BaseFilter) -> Any:
     return MessageHandler(where & filters.Regex(f"^/{command} "), handling(command))
 
 
+def connections() -> HTTPXRequest:
+    """Return what costs little: its 256 would cost more than all the rest."""
+    return HTTPXRequest(8, pool_timeout=60, httpx_kwargs={"verify": False})
+
+
 def run(preload: bool, setting: Setting) -> None:  # noqa: FBT001 - for a partial
     complain_into(setting.complaints)
     store = bs.open_store(setting.url, namespace=setting.namespace)
 
-    async def close(_: Application[Any, Any, Any, Any, Any, Any]) -> None:
+    async def look(application: AnyApplication) -> None:
+        """Complain unless all users are loaded, or none."""
+        keys = [key async for key in store.keys() if key.name == "telegram.user"]
+        users = {key.user_id for key in keys} if preload else set()
+        if users != set(application.user_data):
+            log.error("Loaded %s instead of %s", set(application.user_data), users)
+
+    async def close(_: AnyApplication) -> None:
         await store.aclose()
 
     application = (
@@ -161,9 +177,9 @@ def run(preload: bool, setting: Setting) -> None:  # noqa: FBT001 - for a partia
         .base_url(f"{setting.api}/bot")
         .persistence(SessionPersistence(store, preload=preload))
         .concurrent_updates(SessionUpdateProcessor())
-        # Its connections cost more than all the rest.
-        .connection_pool_size(8)
-        .pool_timeout(60)
+        .request(connections())
+        .get_updates_request(connections())
+        .post_init(look)
         .post_shutdown(close)
         .build()
     )
