@@ -22,12 +22,14 @@ CLI := .venv/cli/$(MAIN)
 CHECK := .venv/check/$(MAIN)
 TEST := .venv/test/$(MAIN)
 BENCH := .venv/bench/$(MAIN)
+OLDEST := .venv/oldest/$(MAIN)
 LOCK := .venv/lock/3.11
 PEERS := aiogram telegram
 
-CHECKS := formatting lint types layers wheel $(FOUND:%=tests-%) peers
+CHECKS := formatting lint types layers wheel $(FOUND:%=tests-%) peers oldest
 
-.PHONY: help demo test pythons servers $(CHECKS) $(PEERS:%=peers-%) bench soak lock format clean
+.PHONY: help demo test pythons servers $(CHECKS) $(PEERS:%=peers-%) oldest-tests oldest-types
+.PHONY: bench soak lock format clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.* ## (.*)/make \1\t\2/p' Makefile | expand -t 14
@@ -40,7 +42,8 @@ demo: $(CLI)/.ready ## replay recorded updates through an example bot, show its 
 	botsessions show chat=512406937/user=512406937 --store sqlite:///demo.db
 
 test: pythons servers ## run every check there is
-	@$(MAKE) --jobs 3 $(CHECK)/.ready $(FOUND:%=.venv/test/%/.ready) $(PEERS:%=.venv/peers-%/$(MAIN)/.ready)
+	@$(MAKE) --jobs 3 $(CHECK)/.ready $(FOUND:%=.venv/test/%/.ready) $(PEERS:%=.venv/peers-%/$(MAIN)/.ready) \
+	    $(OLDEST)/.ready
 	@passed=0; failed=; \
 	for check in $(CHECKS); do \
 	    echo "=== $$check"; \
@@ -102,8 +105,23 @@ peers:
 $(PEERS:%=peers-%): peers-%: .venv/peers-%/$(MAIN)/.ready
 	@.venv/peers-$*/$(MAIN)/bin/python -m tests.peers $* .venv/peers-$*/sources
 
-bench: $(BENCH)/.ready ## measure, beside aiogram's storage and the bare floor
-	@$(BENCH)/bin/python -m benchmarks
+# The lower bounds in pyproject.toml: the adapters, on all backends and so with all drivers;
+# not the faults of the frameworks' own storages, which are others there, nor the example
+# without a framework. pyTelegramBotAPI has types before 4.26 as well, and does not say so.
+ADAPTERS := $(filter-out %/test_examples_frameworks.py,$(wildcard tests/adapters/*.py))
+oldest:
+	@$(MAKE) --jobs 2 oldest-tests oldest-types
+
+oldest-tests: $(OLDEST)/.ready
+	@$(OLDEST)/bin/python -m pytest --numprocesses 3 --dist worksteal -k "not their" \
+	    $(filter tests/adapters/test_%,$(ADAPTERS))
+
+oldest-types: $(OLDEST)/.ready $(CHECK)/.ready
+	@$(CHECK)/bin/mypy --python-executable $(OLDEST)/bin/python --cache-dir .mypy_cache/oldest \
+	    --follow-untyped-imports src/botsessions/adapters $(ADAPTERS)
+
+bench: $(BENCH)/.ready ## measure, beside aiogram's storage and the bare floor; ONLY=NAME of these
+	@$(BENCH)/bin/python -m benchmarks $(ONLY)
 
 soak: servers $(TEST)/.ready ## run the long forms of the tests
 	@$(TEST)/bin/python -m pytest -m soak
@@ -120,6 +138,7 @@ lock: $(LOCK)/.ready ## pin the requirements; UPGRADE=--upgrade takes the newest
 	group check | pin check pyproject.toml --extra cli -; \
 	group test | pin test pyproject.toml --extra cli - $$also; \
 	group bench | pin bench pyproject.toml - $$also; \
+	group oldest | pin oldest pyproject.toml - -c requirements/build.txt --no-annotate; \
 	for peer in $(PEERS); do group peers-$$peer | pin peers-$$peer pyproject.toml -; done; \
 	pin runtime pyproject.toml $$also; \
 	pin cli pyproject.toml --extra cli $$also; \

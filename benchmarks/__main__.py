@@ -11,6 +11,7 @@ from importlib import import_module
 from benchmarks.measure import say
 from benchmarks.sessions import check
 
+# What `frameworks` compares are results, most of them: it runs when it is asked for.
 NAMES = (
     "memory",
     "footprint",

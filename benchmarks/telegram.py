@@ -39,31 +39,23 @@ ROUNDS = 5
 SAVES = 300
 
 
+class Run(NamedTuple):
+    """Seconds to start, and milliseconds to save the change of one user."""
+
+    start: float
+    save: float
+
+
+class Runs(NamedTuple):
+    """What stock did in each round, and ours without and with preloading."""
+
+    stock: list[Run]
+    lazy: list[Run]
+    eager: list[Run]
+
+
 async def report() -> list[Row]:
-    with tempfile.TemporaryDirectory() as directory:
-        async with _bot_api() as api:
-            return await _report(api, directory)
-
-
-@contextlib.asynccontextmanager
-async def _bot_api() -> AsyncIterator[BotApi]:
-    # It has an event loop of its own, which takes another thread to begin and to end.
-    api = BotApi()
-    await asyncio.to_thread(api.__enter__)
-    try:
-        yield api
-    finally:
-        await asyncio.to_thread(api.__exit__)
-
-
-async def _report(api: BotApi, directory: str) -> list[Row]:
-    url = f"sqlite:///{directory}/sessions.db"
-    pickle = Path(directory, "stock.pickle")
-    await _fill(url)
-    await _fill_stock(pickle)
-    stock = [await _measure(api, PicklePersistence(pickle), 3) for _ in range(ROUNDS)]
-    lazy = [await _ours(api, url, preload=False) for _ in range(ROUNDS)]
-    eager = [await _ours(api, url, preload=True) for _ in range(ROUNDS)]
+    stock, lazy, eager = await measured()
     start = f"[stock: {statistics.median(run.start for run in stock):.2f} s]"
     save = f"[stock: {statistics.median(run.save for run in stock):.0f} ms]"
     return [
@@ -74,19 +66,45 @@ async def _report(api: BotApi, directory: str) -> list[Row]:
     ]
 
 
+async def measured() -> Runs:
+    with tempfile.TemporaryDirectory() as directory:
+        async with bot_api() as api:
+            return await _measured(api, directory)
+
+
+@contextlib.asynccontextmanager
+async def bot_api() -> AsyncIterator[BotApi]:
+    """Run a server; its event loop takes another thread to begin and to end."""
+    api = BotApi()
+    await asyncio.to_thread(api.__enter__)
+    try:
+        yield api
+    finally:
+        await asyncio.to_thread(api.__exit__)
+
+
+async def _measured(api: BotApi, directory: str) -> Runs:
+    url = f"sqlite:///{directory}/sessions.db"
+    pickle = Path(directory, "stock.pickle")
+    await fill(url)
+    await fill_stock(pickle)
+    return Runs(
+        [await _measure(api, PicklePersistence(pickle), 3) for _ in range(ROUNDS)],
+        [await _ours(api, url, preload=False) for _ in range(ROUNDS)],
+        [await _ours(api, url, preload=True) for _ in range(ROUNDS)],
+    )
+
+
 def _row(what: str, values: list[float], target: float, unit: str, note: str) -> Row:
     return dataclasses.replace(figure(what, values, target, unit), note=note)
 
 
-async def _fill(url: str) -> None:
+async def fill(url: str) -> None:
     async with open_store(url, max_pending=USERS) as store:
         persistence = SessionPersistence(store)
         for begin in range(1, USERS, 5_000):
             await asyncio.gather(
-                *(
-                    store.put(SessionKey(user_id=user, name="telegram.user"), FLAT)
-                    for user in range(begin, begin + 5_000)
-                )
+                *(store.put(key_of(user), FLAT) for user in range(begin, begin + 5_000))
             )
         await asyncio.gather(
             *(
@@ -96,7 +114,12 @@ async def _fill(url: str) -> None:
         )
 
 
-async def _fill_stock(path: Path) -> None:
+def key_of(user: int) -> SessionKey:
+    """Return where the adapter keeps the data of a user."""
+    return SessionKey(user_id=user, name="telegram.user")
+
+
+async def fill_stock(path: Path) -> None:
     persistence: PicklePersistence[Any, Any, Any] = PicklePersistence(
         path, on_flush=True
     )
@@ -106,14 +129,7 @@ async def _fill_stock(path: Path) -> None:
     await persistence.flush()
 
 
-class _Run(NamedTuple):
-    """Seconds to start, and milliseconds to save the change of one user."""
-
-    start: float
-    save: float
-
-
-async def _ours(api: BotApi, url: str, *, preload: bool) -> _Run:
+async def _ours(api: BotApi, url: str, *, preload: bool) -> Run:
     store = open_store(url)
     persistence = SessionPersistence(store, preload=preload)
     try:
@@ -124,19 +140,9 @@ async def _ours(api: BotApi, url: str, *, preload: bool) -> _Run:
 
 async def _measure(
     api: BotApi, persistence: BasePersistence[Any, Any, Any], saves: int
-) -> _Run:
+) -> Run:
     """Start, and change one user after the other, as handlers would."""
-    application = (
-        ApplicationBuilder()
-        .token(api.token)
-        .base_url(f"{api.url}/bot")
-        .updater(None)
-        .persistence(persistence)
-        .build()
-    )
-    application.add_handler(
-        ConversationHandler([], {}, [], name="form", persistent=True)
-    )
+    application = application_at(f"{api.url}/bot", persistence)
     gc.collect()
     begun = time.perf_counter()
     async with application:
@@ -144,11 +150,32 @@ async def _measure(
         seconds = []
         for _ in range(saves):
             user = random.randrange(1, USERS)
-            data = application.user_data[user]
-            await persistence.refresh_user_data(user, data)
-            data["seen"] = random.random()
-            application.mark_data_for_update_persistence(user_ids=user)
+            await change(application, user, random.random())
             begun = time.perf_counter()
             await application.update_persistence()
             seconds.append(time.perf_counter() - begun)
-    return _Run(start, statistics.median(seconds) * 1000)
+    return Run(start, statistics.median(seconds) * 1000)
+
+
+def application_at(url: str, persistence: BasePersistence[Any, Any, Any]) -> Any:
+    """Return a bot that asks for no updates, with a conversation that is kept."""
+    application = (
+        ApplicationBuilder()
+        .token(BotApi.token)
+        .base_url(url)
+        .updater(None)
+        .persistence(persistence)
+        .build()
+    )
+    application.add_handler(
+        ConversationHandler([], {}, [], name="form", persistent=True)
+    )
+    return application
+
+
+async def change(application: Any, user: int, seen: float) -> None:
+    """Change the data of one user, and mark them to be saved."""
+    data = application.user_data[user]
+    await application.persistence.refresh_user_data(user, data)
+    data["seen"] = seen
+    application.mark_data_for_update_persistence(user_ids=user)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import botsessions
 
@@ -98,6 +99,7 @@ def declared() -> dict[str, list[str]]:
         "bench": runtime + plain["bench"],
         "build": PYPROJECT["build-system"]["requires"],
         "lock": plain["lock"],
+        "oldest": runtime + plain["oldest"],
         "peers-aiogram": runtime + plain["peers-aiogram"],
         "peers-telegram": runtime + plain["peers-telegram"],
     }
@@ -118,11 +120,22 @@ def test_each_requirement_file_is_declared() -> None:
 
 def test_a_package_has_one_version_in_all_requirement_files() -> None:
     versions: dict[str, set[str]] = {}
-    # The peers ask for versions that exclude each other.
-    for name in (name for name in declared() if not name.startswith("peers")):
+    # The peers ask for versions that exclude each other, and one is of old versions.
+    alone = ("peers", "oldest")
+    for name in (name for name in declared() if not name.startswith(alone)):
         for package, version in pins(name).items():
             versions.setdefault(package, set()).add(version)
     assert {name: found for name, found in versions.items() if len(found) > 1} == {}
+
+
+def test_the_oldest_versions_are_the_lower_bounds() -> None:
+    project, found = PYPROJECT["project"], pins("oldest")
+    extras = project["optional-dependencies"]
+    lines = [line for extra in extras if extra != "all" for line in extras[extra]]
+    for requirement in map(Requirement, project["dependencies"] + lines):
+        [lowest] = [s.version for s in requirement.specifier if s.operator == ">="]
+        tested = found.get(canonicalize_name(requirement.name), "no version")
+        assert Version(tested) == Version(lowest), requirement
 
 
 def test_no_file_names_a_registry() -> None:

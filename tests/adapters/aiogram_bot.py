@@ -1,9 +1,11 @@
 """A bot of aiogram in a process of its own, over one SQLite file.
 
     python tests/adapters/aiogram_bot.py URL_OF_THE_BOT_API FILE LEASE
+    python tests/adapters/aiogram_bot.py URL_OF_THE_BOT_API stock alone|isolated [REDIS]
 
 It counts what it is told to count, and asks for a name and an age. ``test_aiogram``
-lets two of them run at once, and kills one.
+lets two of them run at once, and kills one. A stock one has aiogram's own storage, in
+memory or on Redis, and its own isolation or, as by default, none.
 """
 
 from __future__ import annotations
@@ -17,12 +19,19 @@ from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import TelegramAPIServer
 from aiogram.filters import CommandStart
 from aiogram.fsm.state import State, StatesGroup
+from aiogram.fsm.storage.memory import (
+    DisabledEventIsolation,
+    MemoryStorage,
+    SimpleEventIsolation,
+)
+from aiogram.fsm.storage.redis import RedisStorage
 
 from botsessions import SessionStore, SQLiteBackend
 from botsessions.adapters.aiogram import SessionIsolation, SessionStorage
 
 if TYPE_CHECKING:
     from aiogram.fsm.context import FSMContext
+    from aiogram.fsm.storage.base import BaseEventIsolation
     from aiogram.types import Message
 
 
@@ -85,9 +94,28 @@ async def main(url: str, file: str, lease: float) -> None:
             storage=SessionStorage(store),
             events_isolation=SessionIsolation(store, lease=lease),
         )
-        dispatcher.include_router(routes())
-        await dispatcher.start_polling(bot_at(url))
+        await poll(url, dispatcher)
+
+
+def stock(how: str, *redis: str) -> Dispatcher:
+    """Return a dispatcher with nothing of ours."""
+    storage = RedisStorage.from_url(redis[0]) if redis else MemoryStorage()
+    isolation: BaseEventIsolation = DisabledEventIsolation()
+    if how == "isolated":
+        isolation = SimpleEventIsolation()
+        if isinstance(storage, RedisStorage):
+            isolation = storage.create_isolation()
+    return Dispatcher(storage=storage, events_isolation=isolation)
+
+
+async def poll(url: str, dispatcher: Dispatcher) -> None:
+    dispatcher.include_router(routes())
+    await dispatcher.start_polling(bot_at(url))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3])))
+    api, where, *how = sys.argv[1:]
+    if where == "stock":
+        asyncio.run(poll(api, stock(*how)))
+    else:
+        asyncio.run(main(api, where, float(how[0])))

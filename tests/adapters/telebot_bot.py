@@ -1,8 +1,9 @@
 """A bot of pyTelegramBotAPI in a process of its own: it counts, and asks two questions.
 
-    telebot_bot.py awaited|threaded URL-OF-THE-BOT-API [URL-OF-A-STORE]
+    telebot_bot.py awaited|threaded URL-OF-THE-BOT-API [URL-OF-A-STORE | FILE.pkl]
 
-Without a store it keeps its states where telebot does that was told nothing.
+Without a store it keeps its states where telebot does that was told nothing, or in
+telebot's pickle.
 """
 
 # mypy: allow-untyped-decorators, allow-untyped-calls
@@ -18,10 +19,12 @@ from typing import Any
 from telebot import TeleBot, apihelper, asyncio_helper
 from telebot.async_telebot import AsyncTeleBot
 from telebot.asyncio_filters import StateFilter as AsyncStateFilter
+from telebot.asyncio_storage import StatePickleStorage as AsyncStatePickleStorage
 from telebot.custom_filters import StateFilter
 from telebot.states import State, StatesGroup
 from telebot.states.asyncio import StateMiddleware as AsyncStateMiddleware
 from telebot.states.sync import StateMiddleware
+from telebot.storage import StatePickleStorage
 
 import botsessions as bs
 from botsessions.adapters.telebot import AsyncSessionStateStorage, SessionStateStorage
@@ -31,6 +34,7 @@ PAUSE = 0.01
 # Seconds for which the lock of a process that died is waited for.
 LEASE = 1.0
 THREADS = 4
+PICKLE = ".pkl"
 
 
 class Form(StatesGroup):
@@ -124,7 +128,9 @@ def add_blocking(bot: Any) -> None:
 async def run_awaited(url: str | None) -> None:
     """Run an AsyncTeleBot for ever."""
     options: dict[str, Any] = {}
-    if url is not None:
+    if url is not None and url.endswith(PICKLE):
+        options["state_storage"] = AsyncStatePickleStorage(url)
+    elif url is not None:
         # It is never closed: the process is killed.
         store = bs.open_store(url)
         options["state_storage"] = AsyncSessionStateStorage(store, lease=LEASE)
@@ -138,7 +144,9 @@ async def run_awaited(url: str | None) -> None:
 def run_blocking(url: str | None) -> None:
     """Run a TeleBot with threads for ever."""
     options: dict[str, Any] = {}
-    if url is not None:
+    if url is not None and url.endswith(PICKLE):
+        options["state_storage"] = StatePickleStorage(url)
+    elif url is not None:
         store = bs.open_sync_store(url)
         options["state_storage"] = SessionStateStorage(store, lease=LEASE)
     bot = TeleBot("1:a", num_threads=THREADS, use_class_middlewares=True, **options)

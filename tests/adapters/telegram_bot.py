@@ -1,6 +1,10 @@
 """A bot of python-telegram-bot in a process of its own: it counts, and asks questions.
 
-telegram_bot.py URL-OF-THE-BOT-API URL-OF-A-STORE preload|lazy
+    telegram_bot.py URL-OF-THE-BOT-API URL-OF-A-STORE preload|lazy
+    telegram_bot.py URL-OF-THE-BOT-API FILE stock|one-by-one
+
+A stock one keeps all in the framework's pickle; the latter has no concurrent updates,
+which is the framework's default.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from telegram.ext import (
     ContextTypes,
     ConversationHandler,
     MessageHandler,
+    PicklePersistence,
     filters,
 )
 
@@ -99,16 +104,16 @@ def handlers() -> list[Any]:
 
 
 def main() -> None:
-    api, url, how = sys.argv[1:]
-    store = bs.open_store(url)
-    application = (
-        ApplicationBuilder()
-        .token("1:a")
-        .base_url(f"{api}/bot")
-        .persistence(SessionPersistence(store, preload=how == "preload"))
-        .concurrent_updates(SessionUpdateProcessor())
-        .build()
-    )
+    api, where, how = sys.argv[1:]
+    builder = ApplicationBuilder().token("1:a").base_url(f"{api}/bot")
+    if how in {"stock", "one-by-one"}:
+        builder.persistence(PicklePersistence(where))
+        builder.concurrent_updates(how == "stock")
+    else:
+        store = bs.open_store(where)
+        builder.persistence(SessionPersistence(store, preload=how == "preload"))
+        builder.concurrent_updates(SessionUpdateProcessor())
+    application = builder.build()
     application.add_handlers(handlers())
     application.run_polling(timeout=1)
 
