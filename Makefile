@@ -105,16 +105,16 @@ peers:
 $(PEERS:%=peers-%): peers-%: .venv/peers-%/$(MAIN)/.ready
 	@.venv/peers-$*/$(MAIN)/bin/python -m tests.peers $* .venv/peers-$*/sources
 
-# The lower bounds in pyproject.toml: the adapters, on all backends and so with all drivers;
-# not the faults of the frameworks' own storages, which are others there, nor the example
-# without a framework. pyTelegramBotAPI has types before 4.26 as well, and does not say so.
+# The lower bounds in pyproject.toml: the adapters, on all backends and so with all drivers,
+# and of the command line what shows most; not the faults of the frameworks' own storages,
+# which are others there, nor the example without a framework. pyTelegramBotAPI has types before 4.26 as well, and does not say so.
 ADAPTERS := $(filter-out %/test_examples_frameworks.py,$(wildcard tests/adapters/*.py))
 oldest:
 	@$(MAKE) --jobs 2 oldest-tests oldest-types
 
 oldest-tests: $(OLDEST)/.ready
 	@$(OLDEST)/bin/python -m pytest --numprocesses 3 --dist worksteal -k "not their" \
-	    $(filter tests/adapters/test_%,$(ADAPTERS))
+	    $(filter tests/adapters/test_%,$(ADAPTERS)) tests/cli/test_replay.py
 
 oldest-types: $(OLDEST)/.ready $(CHECK)/.ready
 	@$(CHECK)/bin/mypy --python-executable $(OLDEST)/bin/python --cache-dir .mypy_cache/oldest \
