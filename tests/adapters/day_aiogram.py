@@ -9,10 +9,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiogram import Dispatcher, Router
-from aiogram.filters import Command, ExceptionTypeFilter, StateFilter
+from aiogram.filters import Command, StateFilter
 from aiogram.fsm.strategy import FSMStrategy
 from aiogram.methods import SendMessage
-from aiogram.types import CallbackQuery, ErrorEvent, Message
+from aiogram.types import CallbackQuery, Message
 
 import botsessions as bs
 from botsessions.adapters.aiogram import (
@@ -30,6 +30,7 @@ from tests.adapters.day import (
     Kept,
     OnPurposeError,
     Place,
+    Reply,
     Traits,
     act,
     split,
@@ -41,13 +42,9 @@ if TYPE_CHECKING:
 
     from aiogram.fsm.context import FSMContext
 
-    Handler = Callable[..., Awaitable[SendMessage]]
+    Handler = Callable[..., Awaitable[Any]]
     # A dispatcher, how it makes a handler of a rule, and the filter for a step.
     Made = tuple[Dispatcher, Callable[[str], Handler], Callable[[str], Any]]
-
-
-async def pause() -> None:
-    await asyncio.sleep(random.uniform(0, 0.004))
 
 
 def said(event: Message | CallbackQuery) -> str:
@@ -60,23 +57,31 @@ def answering(event: Any, text: str) -> SendMessage:
     return message.answer(text)
 
 
-# What a handler returns is sent when all is over: after the middleware has saved.
+async def reply_by(rule: str, event: Message | CallbackQuery, data: Data) -> Reply:
+    """Act between reading and writing, which takes a while."""
+    await asyncio.sleep(random.uniform(0, 0.004))
+    try:
+        return act(rule, data, said(event))
+    except OnPurposeError as failure:
+        await answering(event, str(failure))
+        raise
+
+
+# Handlers answer themselves: what they return, and what handlers of errors say, is sent
+# when the lock is free, and the next answer may overtake it.
 
 
 def with_states(store: bs.SessionStore, lease: float) -> Made:
     """States and their data, exclusive handlers, a session for each topic."""
 
     def handling(rule: str) -> Handler:
-        async def handle(
-            event: Message | CallbackQuery, state: FSMContext
-        ) -> SendMessage:
+        async def handle(event: Message | CallbackQuery, state: FSMContext) -> None:
             data = await state.get_data()
-            await pause()
-            reply = act(rule, data, said(event))
+            reply = await reply_by(rule, event, data)
             await state.set_data(data)
             if reply.step != STAYS:
                 await state.set_state(reply.step)
-            return answering(event, reply.text)
+            await answering(event, reply.text)
 
         return handle
 
@@ -92,14 +97,13 @@ def with_sessions(store: bs.SessionStore, lease: float) -> Made:
     """The middleware, and nothing of aiogram's states."""
 
     def handling(rule: str) -> Handler:
-        async def handle(event: Message | CallbackQuery, session: Data) -> SendMessage:
-            await pause()
-            reply = act(rule, session, said(event))
+        async def handle(event: Message | CallbackQuery, session: Data) -> None:
+            reply = await reply_by(rule, event, session)
             if reply.step is None:
                 session.pop("step", None)
             elif reply.step != STAYS:
                 session["step"] = reply.step
-            return answering(event, reply.text)
+            await answering(event, reply.text)
 
         return handle
 
@@ -132,7 +136,6 @@ def routes(handling: Callable[[str], Handler], at: Callable[[str], Any]) -> Rout
         ("channel_post", "text"),
     ]:
         router.observers[kind].register(telling(kind, field))
-    router.errors.register(apologize, ExceptionTypeFilter(OnPurposeError))
     return router
 
 
@@ -142,10 +145,6 @@ def telling(kind: str, field: str) -> Handler:
         return SendMessage(chat_id=OWNER, text=f"{kind} #{mark}")
 
     return tell
-
-
-async def apologize(event: ErrorEvent) -> SendMessage:
-    return answering(event.update.event, str(event.exception))
 
 
 def run(make: Callable[[bs.SessionStore, float], Made], setting: Setting) -> None:
@@ -191,5 +190,10 @@ BOTS = [
         read_states,
         Traits(by_topic=True),
     ),
-    Bot("aiogram-sessions", partial(run, with_sessions), read_sessions, Traits()),
+    Bot(
+        "aiogram-sessions",
+        partial(run, with_sessions),
+        read_sessions,
+        Traits(answers_first=True),
+    ),
 ]

@@ -165,17 +165,23 @@ class Complaining:
 complaining: Any = Complaining()
 
 
+class Awaited(AsyncTeleBot):
+    """At the end of its polling telebot cuts off whoever is answering still."""
+
+    async def close_session(self) -> None:
+        await ended(self._pending_tasks)
+        await super().close_session()
+
+
 async def poll(setting: Setting) -> None:
     async with bs.open_store(setting.url, namespace=setting.namespace) as store:
         storage = AsyncSessionStateStorage(store, lease=setting.lease)
-        bot = AsyncTeleBot("1:a", state_storage=storage, exception_handler=complaining)
+        bot = Awaited("1:a", state_storage=storage, exception_handler=complaining)
         bot.add_custom_filter(AsyncStateFilter(bot))
         register(bot, awaited(bot))
         polling = asyncio.create_task(bot.polling(non_stop=True))
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, polling.cancel)
         await polling
-        await ended(bot._pending_tasks)
-        await bot.close_session()
 
 
 def run_awaited(setting: Setting) -> None:
