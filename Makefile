@@ -91,11 +91,13 @@ wheel: $(CHECK)/.ready
 
 # The simulation plays its thousands of runs on one Python, a tenth of them on the others;
 # and servers fail on one Python only, which they know nothing of: the laws hold on all.
+# Nor need the tests that start many processes, or play a day, be run on each.
 # Three processes for two cores: the tests of servers that fail wait most of their time.
-FAULTS := $(addprefix --ignore=tests/,redis postgres test_network.py test_deploy.py)
+ONCE := $(addprefix --ignore=tests/,redis postgres test_network.py test_deploy.py \
+    adapters/test_day.py $(addprefix cli/test_,process.py copy.py resume.py kill.py))
 $(FOUND:%=tests-%): tests-%: .venv/test/%/.ready
 	@$(if $(filter-out $(MAIN),$*),SIMULATION_RUNS=15) .venv/test/$*/bin/python -m pytest \
-	    --numprocesses 3 --dist worksteal $(if $(filter-out $(MAIN),$*),$(FAULTS))
+	    --numprocesses 3 --dist worksteal $(if $(filter-out $(MAIN),$*),$(ONCE))
 
 # The tests that aiogram, aiogram_dialog and python-telegram-bot have of their storages,
 # in memory, in a SQLite file, and but for aiogram_dialog's on servers.
