@@ -165,18 +165,22 @@ class Complaining:
 complaining: Any = Complaining()
 
 
-class Awaited(AsyncTeleBot):
-    """At the end of its polling telebot cuts off whoever is answering still."""
+def let_answer(bot: Any) -> None:
+    """Keep telebot from cutting off whoever is answering when its polling ends."""
+    close = bot.close_session
 
-    async def close_session(self) -> None:
-        await ended(self._pending_tasks)
-        await super().close_session()
+    async def close_session() -> None:
+        await ended(bot._pending_tasks)
+        await close()
+
+    bot.close_session = close_session
 
 
 async def poll(setting: Setting) -> None:
     async with bs.open_store(setting.url, namespace=setting.namespace) as store:
         storage = AsyncSessionStateStorage(store, lease=setting.lease)
-        bot = Awaited("1:a", state_storage=storage, exception_handler=complaining)
+        bot = AsyncTeleBot("1:a", state_storage=storage, exception_handler=complaining)
+        let_answer(bot)
         bot.add_custom_filter(AsyncStateFilter(bot))
         register(bot, awaited(bot))
         polling = asyncio.create_task(bot.polling(non_stop=True))
