@@ -82,11 +82,11 @@ class Server:
 
     def load(self, keys: Sequence[str]) -> Loaded:
         """Read at this very moment."""
-        return _at_once(self._memory.load(keys))
+        return at_once(self._memory.load(keys))
 
     def commit(self, writes: Sequence[Write]) -> list[bool]:
         """Compare and swap at this very moment."""
-        landed = _at_once(self._memory.commit(writes))
+        landed = at_once(self._memory.commit(writes))
         for write, did in zip(writes, landed, strict=True):
             if did:
                 session = (
@@ -107,7 +107,7 @@ class Server:
 
     def sweep(self, prefix: str, limit: int) -> int:
         """Remove what has been dead for long enough."""
-        return _at_once(self._memory.sweep(prefix, limit))
+        return at_once(self._memory.sweep(prefix, limit))
 
     def stray(self, place: str, shape: Shape, rng: random.Random) -> None:
         """Let a write arrive for which it is wrong to land.
@@ -139,7 +139,7 @@ class Server:
             self.complaints.append(f"a stray write of {place} landed")
 
 
-def _at_once(coroutine: Coroutine[Any, Any, T]) -> T:
+def at_once(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run what never suspends (``MemoryBackend`` promises that)."""
     try:
         coroutine.send(None)
