@@ -168,7 +168,7 @@ complaining: Any = Complaining()
 class Awaited(AsyncTeleBot):
     """At the end of its polling telebot cuts off whoever is answering still."""
 
-    async def close_session(self) -> None:
+    async def close_session(self) -> None:  # type: ignore[override] # theirs is static
         await ended(self._pending_tasks)
         await super().close_session()
 
