@@ -185,7 +185,7 @@ def test_one_holder_at_a_time_whatever_the_network_does(seed: int) -> None:
     play(seed)
 
 
-_BATCHED, _LOCK = "botsessions.engine.batched", "botsessions.lock"
+_BATCHED, _LOCK = "botsessions.engine.batched", "botsessions.lock.locks"
 _LOST = "elif not _holds(held, operation.guard, now):\n                operation.guard"
 _END = "not_after = min(self._end_of_lease(lane, guards, now) or now, not_after)"
 _END_AGAIN = "not_after = min(end or lane.doubtful.not_after, not_after)"

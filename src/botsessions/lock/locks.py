@@ -1,22 +1,15 @@
-"""Locks on sessions: exclusive for a while, across tasks, processes and machines.
+"""The locks of a store on its event loop: getting them, keeping them, giving them back.
 
-A lock is a record beside the session that it guards, made and renewed through the same
-engine, and dead by itself once its lease is over. Changes under it are *fenced*: they
-are loaded together with that record and may land only while it lives, by the backend's
-own clock. It is the process that has a lock, for its *tenure*: callers take turns in
-it, only the first of them asks the backend, and a moment after the last the lock is
-given back. ``store`` (above) hands locks out; ``engine.batched`` (below) does the work.
+Neighbours: ``turns`` (the state), ``held`` (what a holder sees of it).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
-from collections import deque
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from botsessions.backend import SupportsSweeping
 from botsessions.engine import rules
@@ -29,19 +22,18 @@ from botsessions.errors import (
     SessionError,
     StoreClosedError,
 )
+from botsessions.lock.turns import Claim, Queue, Tenure
 from botsessions.record import GRACE_MS
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Awaitable, Callable, Mapping
-    from types import TracebackType
+    from collections.abc import Callable, Mapping
 
     from botsessions.backend import Backend
     from botsessions.codec import Codec
     from botsessions.engine.batched import BatchedEngine
 
-T = TypeVar("T")
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("botsessions.lock")
 
 # With this begins the key of a lock, and of no session; it sorts before all of them.
 MARK = "!"
@@ -60,165 +52,6 @@ _CERTAIN = 0.9
 # Seconds after which the records of locks that were let go are swept, and how many at
 # once.
 _SWEEP_AFTER, _SWEEP = GRACE_MS / 1000 + 1, 500
-
-
-class Lock:
-    """What the holder of a lock has: the session, to read and to change under it.
-
-    Each change is refused with ``LockLostError`` if the lease ran out or the block is
-    over, and then certainly nothing is written, however late it reaches the backend.
-    """
-
-    __slots__ = ("_claim", "_locks")
-
-    def __init__(self, locks: Locks, claim: Claim) -> None:
-        self._locks = locks
-        self._claim = claim
-
-    @property
-    def is_held(self) -> bool:
-        """Tell whether the lease certainly lasts still."""
-        tenure = self._claim.tenure
-        return tenure is not None and self._locks.is_held(tenure)
-
-    async def get(self) -> dict[Any, Any]:
-        """Read the session, as ``SessionStore.get`` does."""
-        engine, key = self._locks.engine, self._claim.key
-        session = engine.get_now(key)
-        return await engine.get(key) if session is None else session
-
-    async def update(
-        self, function: Callable[[dict[Any, Any]], Mapping[Any, Any]]
-    ) -> dict[Any, Any]:
-        """Change the session as ``SessionStore.update`` does, while the lock is held.
-
-        Who does not ask for the lock may change it all the same.
-        """
-        rules.check_function(function)
-        guard = self._guard()
-        return await self._locks.engine.update(self._claim.key, function, guard=guard)
-
-    async def put(self, session: Mapping[Any, Any]) -> None:
-        """Replace the session, while the lock is held."""
-        body = self._locks.pack(session)
-        guard = self._guard()
-        await self._locks.engine.put(self._claim.key, body, guard=guard)
-
-    async def delete(self) -> None:
-        """Remove the session, while the lock is held."""
-        guard = self._guard()
-        await self._locks.engine.delete(self._claim.key, guard=guard)
-
-    def _guard(self) -> Guard:
-        tenure = self._claim.tenure
-        if tenure is None or tenure.guard.is_lost:
-            raise rules.lock_lost(self._claim.key)
-        return tenure.guard
-
-
-class Locking:
-    """What ``async with store.lock(…)`` enters, once."""
-
-    __slots__ = ("_acquire", "_claim", "_locks")
-
-    def __init__(
-        self, acquire: Callable[[], Awaitable[Claim]], locks: Callable[[], Locks]
-    ) -> None:
-        self._acquire = acquire
-        self._locks = locks
-        self._claim: Claim | None = None
-
-    async def __aenter__(self) -> Lock:
-        if self._claim is not None:
-            raise RuntimeError("this lock was entered before; ask for another one")
-        self._claim = await self._acquire()
-        return Lock(self._locks(), self._claim)
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        assert self._claim is not None  # noqa: S101 - for mypy
-        try:
-            await self._locks().release(self._claim)
-        except LockLostError:
-            if exc is None:
-                raise
-
-
-class Claim:
-    """One caller's wish for a lock, from asking to letting go.
-
-    ``tenure`` is what it has the turn in, None before and after. ``turn`` ends with
-    None if the tenure goes on, else with the seconds to wait before asking the backend.
-    """
-
-    __slots__ = ("key", "lease", "owner", "tenure", "turn")
-
-    def __init__(
-        self,
-        key: str,
-        lease: float,
-        owner: object,
-        turn: asyncio.Future[float | None],
-    ) -> None:
-        self.key = key
-        self.lease = lease
-        self.owner = owner
-        self.turn = turn
-        self.tenure: Tenure | None = None
-
-
-class Tenure:
-    """The time for which this process has one lock, whoever of it has the turn.
-
-    ``until`` is when (by the loop's clock) its lease may be over: minus infinity as
-    long as there is none. ``since`` is when it began.
-    """
-
-    __slots__ = ("guard", "lease", "mark", "policy", "renewal", "since", "until")
-
-    def __init__(self, guard: Guard, mark: dict[str, int], lease: float) -> None:
-        self.guard = guard
-        self.mark = mark
-        self.lease = lease
-        self.policy = rules.Policy(int(lease * 1000), None, 1024)
-        self.until = -math.inf
-        self.since = math.inf
-        self.renewal: asyncio.TimerHandle | None = None
-
-
-class _Queue:
-    """Those of this process who want one lock: whose turn it is, and who comes next.
-
-    Without a ``first`` the lock lingers since ``idle_since``, or ``is_ending``: it is
-    just being given back.
-    """
-
-    __slots__ = ("first", "idle_since", "is_ending", "key", "tenure", "waiting")
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-        self.first: Claim | None = None
-        self.tenure: Tenure | None = None
-        self.idle_since = math.inf
-        self.is_ending = False
-        self.waiting: deque[Claim] = deque()
-
-    def following(self) -> Claim | None:
-        """Return who comes next; those who gave up are forgotten."""
-        while self.waiting and self.waiting[0].turn.done():
-            self.waiting.popleft()
-        return self.waiting[0] if self.waiting else None
-
-    def give_turn(self, pause: float | None) -> None:
-        """Give the turn to who comes next."""
-        self.first = self.waiting.popleft()
-        if pause is None:
-            self.first.tenure = self.tenure
-        self.first.turn.set_result(pause)
 
 
 def _tell_if_lost(key: str, ending: asyncio.Task[bool]) -> None:
@@ -258,9 +91,9 @@ class Locks:
         self._prefix = prefix
         self._rng = rng
         self._loop = asyncio.get_running_loop()
-        self._queues: dict[str, _Queue] = {}
+        self._queues: dict[str, Queue] = {}
         # Those that linger, longest first.
-        self._idle: dict[str, _Queue] = {}
+        self._idle: dict[str, Queue] = {}
         self._lingering: asyncio.TimerHandle | None = None
         self._ending: set[asyncio.Task[bool]] = set()
         self._sweep: asyncio.TimerHandle | None = None
@@ -281,7 +114,7 @@ class Locks:
         """Wait for the lock of a key; ``release`` must follow."""
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = _Queue(key)
+            queue = self._queues[key] = Queue(key)
         elif queue.first is not None and queue.first.owner is owner:
             raise RuntimeError(
                 f"{key} is locked by this very task or thread, which would wait for "
@@ -326,7 +159,7 @@ class Locks:
 
     async def _wait(
         self,
-        queue: _Queue,
+        queue: Queue,
         claim: Claim,
         timeout: float,  # noqa: ASYNC109 - it raises an error of its own
     ) -> None:
@@ -346,7 +179,7 @@ class Locks:
                 ) from exc
             raise
 
-    def _next_turn(self, queue: _Queue) -> asyncio.Task[bool] | None:
+    def _next_turn(self, queue: Queue) -> asyncio.Task[bool] | None:
         """Let the tenure go on with who comes next, linger, or end."""
         queue.first = None
         tenure, following = queue.tenure, queue.following()
@@ -374,14 +207,14 @@ class Locks:
             and now < tenure.since + _STREAK
         )
 
-    def _ask_next(self, queue: _Queue, pause: float) -> None:
+    def _ask_next(self, queue: Queue, pause: float) -> None:
         """Let who comes next ask the backend; forget the queue if there is nobody."""
         if queue.following() is None:
             del self._queues[queue.key]
         else:
             queue.give_turn(pause)
 
-    def _linger(self, queue: _Queue) -> None:
+    def _linger(self, queue: Queue) -> None:
         queue.idle_since = self._loop.time()
         self._idle[queue.key] = queue
         if self._lingering is None:
@@ -400,7 +233,7 @@ class Locks:
 
     # Getting it from the backend, and keeping it.
 
-    async def _contend(self, queue: _Queue, claim: Claim, pause: float) -> None:
+    async def _contend(self, queue: Queue, claim: Claim, pause: float) -> None:
         """Ask until the lock is ours; once, as a rule."""
         tenure = queue.tenure = self._tenure(claim)
 
@@ -474,7 +307,7 @@ class Locks:
 
     # Giving it back.
 
-    def _end(self, queue: _Queue) -> asyncio.Task[bool]:
+    def _end(self, queue: Queue) -> asyncio.Task[bool]:
         """Give the lock back, then let others ask; tells if it had been lost."""
         queue.is_ending = True
         task = self._loop.create_task(self._give_back(queue))
@@ -482,7 +315,7 @@ class Locks:
         task.add_done_callback(self._ending.discard)
         return task
 
-    async def _give_back(self, queue: _Queue) -> bool:
+    async def _give_back(self, queue: Queue) -> bool:
         tenure, queue.tenure = queue.tenure, None
         assert tenure is not None  # noqa: S101 - for mypy
         # Those of other processes look every now and then; leave them a moment.
