@@ -34,7 +34,7 @@ from tests.adapters.day import (
     act,
     split,
 )
-from tests.adapters.day_replay import Bot, Setting, complain_into, ended, place_of
+from tests.adapters.day_replay import Bot, Setting, complain_into, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -168,9 +168,13 @@ complaining: Any = Complaining()
 def let_answer(bot: Any) -> None:
     """Keep telebot from cutting off whoever is answering when its polling ends."""
     close = bot.close_session
+    standing = asyncio.all_tasks()
 
     async def close_session() -> None:
-        await ended(bot._pending_tasks)
+        # Not every version keeps the tasks of its handlers where one can find them.
+        polling = asyncio.current_task()
+        while answering := asyncio.all_tasks() - standing - {polling}:
+            await asyncio.wait(answering)
         await close()
 
     bot.close_session = close_session
