@@ -228,3 +228,36 @@ def test_replace_makes_another_key_and_checks_it() -> None:
     )
     with pytest.raises(InvalidKeyError):
         dataclasses.replace(FULL, name="")
+
+
+@pytest.mark.parametrize("chat", [None, -1001, 7, 10**17, 2**63 - 1, "7"])
+@pytest.mark.parametrize("user", [None, 42, -(2**63)])
+@pytest.mark.parametrize("name", [None, "cart", "a b", "name=x"])
+def test_what_is_parsed_has_each_part(
+    chat: int | str | None, user: int | None, name: str | None
+) -> None:
+    """Keys are equal by their texts, so their parts are looked at one by one."""
+    if chat is None and user is None and name is None:
+        return
+    key = SessionKey(chat_id=chat, user_id=user, name=name)
+    parsed = SessionKey.parse(str(key))
+    for part in (
+        "chat_id",
+        "user_id",
+        "topic_id",
+        "business_connection_id",
+        "guest",
+        "bot_id",
+        "name",
+    ):
+        assert getattr(parsed, part) == getattr(key, part)
+        assert type(getattr(parsed, part)) is type(getattr(key, part))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "chat=7/", "chat=7\n", "user=1/chat=7", "chat=07", "chat=-0", "chat=+7", "/"],
+)
+def test_what_only_looks_like_a_usual_key_is_refused(text: str) -> None:
+    with pytest.raises(InvalidKeyError):
+        SessionKey.parse(text)

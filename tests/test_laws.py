@@ -610,6 +610,20 @@ async def test_law_10_a_corrupt_record_is_reported_and_left_alone(
         assert await store.update(KEY, count) == {"n": 1}
 
 
+async def test_a_walk_begins_behind_a_key_and_ends_ahead_of_another(
+    place: Place,
+) -> None:
+    keys = [bs.SessionKey(chat_id=1, user_id=number) for number in range(1, 6)]
+    async with place.store() as store:
+        for key in keys:
+            await store.put(key, {"a": 1})
+        walk = store.keys(after=keys[0], before=keys[3])
+        assert [key async for key in walk] == keys[1:3]
+        items = store.items(before=keys[1], chat_id=1)
+        assert [item async for item in items] == [(keys[0], {"a": 1})]
+        assert [key async for key in store.keys(before=keys[0])] == []
+
+
 # Law 11: closing.
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import copy
 import enum
+import gc
 import json
 import subprocess
 import sys
@@ -639,6 +640,23 @@ async def test_preloading_loads_everything(api: BotApi) -> None:
             application = bot.application
             assert dict(application.user_data) == {n: {"n": n} for n in range(1, 101)}
             assert dict(application.chat_data) == {-n: {"c": 1} for n in range(1, 101)}
+
+
+@pytest.mark.parametrize("was_on", [True, False])
+async def test_preloading_leaves_the_garbage_collector_as_it_was(
+    *, was_on: bool
+) -> None:
+    async with bs.open_store("memory://") as store:
+        await store.put(bs.SessionKey(user_id=7, name="telegram.user"), {"n": 1})
+        persistence = SessionPersistence(store)
+        try:
+            if not was_on:
+                gc.disable()
+            assert await persistence.get_user_data() == {7: {"n": 1}}
+            assert await persistence.get_chat_data() == {}
+            assert gc.isenabled() is was_on
+        finally:
+            gc.enable()
 
 
 async def test_data_that_were_never_loaded_are_not_overwritten(api: BotApi) -> None:
