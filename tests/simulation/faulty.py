@@ -14,12 +14,12 @@ import enum
 import sys
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
+from botsessions.conformance.history import NEVER
 from botsessions.errors import (
     BackendError,
     BackendUnavailableError,
     OutcomeUnknownError,
 )
-from tests.simulation.history import NEVER
 
 if TYPE_CHECKING:
     import random

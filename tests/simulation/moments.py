@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.simulation.history import (
+from botsessions.conformance.history import (
     CHANGES,
     READS,
     Call,

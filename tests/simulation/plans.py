@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from botsessions.conformance.history import Verb
 from botsessions.keys import SessionKey
 from tests.simulation.faulty import CommitFault, Faults, LoadFault
-from tests.simulation.history import Verb
 from tests.simulation.moments import Lifetime
 from tests.simulation.schedule import Plan
 from tests.simulation.server import NAMESPACE

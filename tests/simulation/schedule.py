@@ -14,9 +14,9 @@ import random
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from botsessions.conformance.history import Call, Outcome, Verb, Violation
 from botsessions.errors import SessionError
 from tests.simulation.faulty import Faults
-from tests.simulation.history import Call, Outcome, Verb, Violation
 from tests.simulation.loop import SimulatedLoop
 from tests.simulation.moments import ENDLESS, Lifetime
 from tests.simulation.world import Process, World, place_of

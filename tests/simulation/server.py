@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from botsessions.backends.memory import MemoryBackend
 from botsessions.codec import Codec
+from botsessions.conformance.history import Ids, Shape, ids_of
 from botsessions.record import GRACE_MS, Loaded, Record, Version, Write, ring_after
-from tests.simulation.history import Ids, Shape, ids_of
 
 if TYPE_CHECKING:
     import random

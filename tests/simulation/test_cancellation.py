@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from botsessions.conformance.history import Call, Outcome, Verb, Violation
 from botsessions.errors import BackendUnavailableError
 from tests.simulation.faulty import CommitFault, Faults, LoadFault
-from tests.simulation.history import Call, Outcome, Verb, Violation
 from tests.simulation.loop import SimulatedLoop
 from tests.simulation.world import Process, World
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from botsessions.record import Record, Version
-from tests.simulation.history import (
+from botsessions.conformance.history import (
     READS,
     Call,
     History,
@@ -23,9 +22,10 @@ from tests.simulation.history import (
     Verb,
     Violation,
 )
-from tests.simulation.linearizability import check_linearizable
+from botsessions.conformance.linearizability import check_linearizable
+from botsessions.conformance.order import check_order
+from botsessions.record import Record, Version
 from tests.simulation.moments import Lifetime, check_moments
-from tests.simulation.order import check_order
 from tests.simulation.server import Landing
 
 if TYPE_CHECKING:

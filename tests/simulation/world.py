@@ -13,11 +13,7 @@ import random
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from botsessions.errors import OutcomeUnknownError, SessionError, StoreClosedError
-from botsessions.keys import SessionKey
-from botsessions.store import SessionStore
-from tests.simulation.faulty import Faults, FaultyBackend
-from tests.simulation.history import (
+from botsessions.conformance.history import (
     CHANGES,
     Call,
     History,
@@ -30,10 +26,14 @@ from tests.simulation.history import (
     ids_of,
     listed,
 )
-from tests.simulation.linearizability import check_linearizable
+from botsessions.conformance.linearizability import check_linearizable
+from botsessions.conformance.order import check_order
+from botsessions.errors import OutcomeUnknownError, SessionError, StoreClosedError
+from botsessions.keys import SessionKey
+from botsessions.store import SessionStore
+from tests.simulation.faulty import Faults, FaultyBackend
 from tests.simulation.loop import DeadlockError, LivelockError, SimulatedLoop
 from tests.simulation.moments import ENDLESS, Lifetime, check_moments
-from tests.simulation.order import check_order
 from tests.simulation.server import NAMESPACE, Clock, Server
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.simulation.history import (
+from botsessions.conformance.history import (
     CHANGES,
     NEVER,
     READS,

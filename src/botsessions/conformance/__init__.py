@@ -1,0 +1,1 @@
+"""The proof that a backend keeps the contract, for whoever writes one."""
