@@ -4,16 +4,16 @@
 
     print(check_backend(lambda: MyBackend("mydb://localhost/test")))
 
-The same from the command line: ``botsessions conform module:factory``; and under pytest
-each check as a case of its own, by the fixture ``conformance_check`` (see
+The same from the command line: ``botsessions conform module:factory``; and under
+pytest each check as a case of its own, by the fixture ``conformance_check`` (see
 ``pytest_plugin``). Abilities are found by protocol: what a backend cannot do is not
 supported, and no failure.
 
-Rooms: the checks in ``contract``, ``contention``, ``endings``, ``clocks``, ``abilities``
-and ``laws``, which work with a ``subject``; ``run`` carries them out and makes
-``results``. Histories of calls that overlap (``history``), taken by ``workers``, some in
-a ``child`` process, are judged by ``order`` and ``linearizability``, called through
-``witness``.
+Rooms: the checks are in ``contract``, ``contention``, ``endings``, ``clocks``,
+``abilities`` and ``laws``, and work with a ``subject``; ``run`` carries them out and
+makes ``results``. Histories of calls that overlap (``history``) are made by ``workers``,
+some of them in a ``child`` process, and judged by ``order`` and
+``linearizability``, which ``witness`` calls.
 """
 
 from botsessions.conformance.results import NotSupported, Report, Result, Status

@@ -1,4 +1,4 @@
-"""Checks of what a backend may be able to do: list, sweep, read at once, be taken inline.
+"""Checks of abilities: to list, to sweep, to load at once, to be taken inline.
 
 A backend has an ability by having its methods; without it the check is not supported.
 Neighbours: ``backend`` (the protocols), ``subject``.
@@ -6,10 +6,9 @@ Neighbours: ``backend`` (the protocols), ``subject``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from botsessions.backend import (
-    Backend,
     SupportsInline,
     SupportsListing,
     SupportsLoadingNow,
@@ -18,15 +17,14 @@ from botsessions.backend import (
 from botsessions.conformance.results import NotSupported
 from botsessions.conformance.subject import MINUTE_MS, expect, soon
 from botsessions.keys import SessionKey
-from botsessions.record import GRACE_MS, Record, Write
+from botsessions.record import GRACE_MS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from botsessions.backend import Page
+    from botsessions.backend import Backend, Page
     from botsessions.conformance.subject import Subject
 
-A = TypeVar("A")
 _KEY = SessionKey(chat_id=1, user_id=2)
 # Names in ascending order of their code points, with neighbours of a prefix, characters
 # that patterns and collations treat in their own way, and case.
@@ -41,7 +39,9 @@ async def listing_is_whole_and_in_order(subject: Subject) -> None:
 
     What is before ``after``, or begins otherwise, does not come.
     """
-    lister = await _able(subject, SupportsListing, "list_pages")
+    lister = (await subject.open()).backend
+    if not isinstance(lister, SupportsListing):
+        raise NotSupported("it has no list_pages")
     watched = await subject.open()
     there = {}
     for name in sorted(_NAMES, key=lambda _: subject.rng.random()):
@@ -51,11 +51,9 @@ async def listing_is_whole_and_in_order(subject: Subject) -> None:
     for prefix in ("", "a", "a/", "a/b", "a%", "a_", "a*", "a[1]", "none"):
         for after in ("", subject.key("a/1"), subject.key("a/b"), subject.key("~")):
             for limit in (1, 2, 3, len(_NAMES), 1_000):
-                subject.steps[:] = [
-                    f"commit {' '.join(_NAMES)}",
-                    f"list {prefix!r} behind {after.removeprefix(subject.prefix)!r}, "
-                    f"{limit} at most in a page",
-                ]
+                behind = after.removeprefix(subject.prefix)
+                walk = f"list {prefix!r} behind {behind!r}, {limit} at most in a page"
+                subject.steps[:] = [f"commit {' '.join(_NAMES)}", walk]
                 pages = await _pages(lister, subject.key(prefix), after, limit)
                 sizes = [len(page.entries) for page in pages]
                 expect(max(sizes, default=0) <= limit, f"pages of {sizes}")
@@ -71,7 +69,9 @@ async def listing_is_whole_and_in_order(subject: Subject) -> None:
 
 async def listing_survives_changes(subject: Subject) -> None:
     """What is there from the first page to the last comes once, whatever changes."""
-    lister = await _able(subject, SupportsListing, "list_pages")
+    lister = (await subject.open()).backend
+    if not isinstance(lister, SupportsListing):
+        raise NotSupported("it has no list_pages")
     watched = await subject.open()
     names = [f"{number:02}" for number in range(30)]
     records = {}
@@ -98,7 +98,9 @@ async def listing_survives_changes(subject: Subject) -> None:
 
 async def sweeping_takes_only_the_long_dead(subject: Subject) -> None:
     """What lives, or died less than a minute ago, stays; the count is of what went."""
-    sweeper = await _able(subject, SupportsSweeping, "sweep")
+    sweeper = (await subject.open()).backend
+    if not isinstance(sweeper, SupportsSweeping):
+        raise NotSupported("it has no sweep")
     watched = await subject.open()
     now = (await watched.loaded(subject.key())).now
     stays = {
@@ -133,7 +135,9 @@ async def sweeping_takes_only_the_long_dead(subject: Subject) -> None:
 
 async def sweeping_keeps_to_its_bounds(subject: Subject) -> None:
     """No more than the limit goes at once, and nothing of another prefix."""
-    sweeper = await _able(subject, SupportsSweeping, "sweep")
+    sweeper = (await subject.open()).backend
+    if not isinstance(sweeper, SupportsSweeping):
+        raise NotSupported("it has no sweep")
     watched = await subject.open()
     now = (await watched.loaded(subject.key())).now
     names = [
@@ -154,7 +158,9 @@ async def sweeping_keeps_to_its_bounds(subject: Subject) -> None:
 
 async def loading_now_is_loading(subject: Subject) -> None:
     """``load_now`` brings what ``load`` does, at once, or None if it had to wait."""
-    able = await _able(subject, SupportsLoadingNow, "load_now")
+    able = (await subject.open()).backend
+    if not isinstance(able, SupportsLoadingNow):
+        raise NotSupported("it has no load_now")
     other, key = await subject.open(), subject.key()
     found = None
     answered = 0
@@ -194,13 +200,6 @@ async def inline_and_contract_agree(subject: Subject) -> None:
         key, other, subject.record(b"", other, await soon(backend.backend))
     )
     expect(await store.get(_KEY) == {}, "deleted by the contract, and there inline")
-
-
-async def _able(subject: Subject, ability: type[A], methods: str) -> A:
-    backend = (await subject.open()).backend
-    if not isinstance(backend, ability):
-        raise NotSupported(f"it has no {methods}")
-    return backend
 
 
 async def _pages(

@@ -14,6 +14,7 @@ from botsessions.record import Record
 
 if TYPE_CHECKING:
     from botsessions.conformance.subject import Subject
+    from botsessions.store import SessionStore
 
 _KEY = SessionKey(chat_id=1, user_id=2)
 _HOUR_MS = 3_600_000
@@ -26,9 +27,7 @@ async def a_session_ends_at_its_millisecond(subject: Subject) -> None:
     await store.put(_KEY, {"n": 1})
     loaded = await backend.loaded(subject.key(str(_KEY)))
     [record] = loaded.records
-    expect(isinstance(record, Record), "there is no record of a session")
-    assert isinstance(record, Record)  # noqa: S101 - for mypy
-    end = record.expires_at
+    end = record.expires_at if isinstance(record, Record) else None
     expect(
         end == loaded.now + 10_000, f"put at {loaded.now} for 10 s, it ends at {end}"
     )
@@ -38,20 +37,20 @@ async def a_session_ends_at_its_millisecond(subject: Subject) -> None:
     expect(left == {"n": 1}, "gone from the list a millisecond too early")
     await subject.pass_time(1)
     expect(await store.get(_KEY) == {}, "there at its end still")
-    expect([key async for key in store.keys()] == [], "listed at its end still")
+    expect(not await _listed(store), "listed at its end still")
     seen = await store.update(_KEY, lambda session: {"before": dict(session)})
     expect(seen == {"before": {}}, f"an update at its end was given {seen}")
 
 
 async def a_clock_set_back_revives_nothing(subject: Subject) -> None:
-    """A deleted session stays deleted when the clock is set back, and can begin anew."""
+    """A deleted session stays deleted when the clock is set back; it can begin anew."""
     subject.stop_clock()
     store = await subject.store()
     await store.put(_KEY, {"n": 1})
     await store.delete(_KEY)
     await subject.pass_time(-_HOUR_MS)
     expect(await store.get(_KEY) == {}, "it came back")
-    expect([key async for key in store.keys()] == [], "it is listed again")
+    expect(not await _listed(store), "it is listed again")
     seen = await store.update(_KEY, lambda session: {**session, "new": 1})
     expect(seen == {"new": 1}, f"it began anew with {seen}")
     expect(await store.get(_KEY) == {"new": 1}, "begun anew, and not there")
@@ -69,6 +68,10 @@ async def a_clock_set_back_loses_nothing(subject: Subject) -> None:
         expect(seen == {"n": turn}, f"changed to {seen}")
     await subject.pass_time(4 * _HOUR_MS)
     expect(await store.get(_KEY) == {}, "it does not end any more")
+
+
+async def _listed(store: SessionStore) -> list[SessionKey]:
+    return [key async for key, _ in store.items()]
 
 
 CHECKS = (

@@ -11,7 +11,8 @@ import asyncio
 import random
 from typing import TYPE_CHECKING
 
-from botsessions.conformance.subject import MINUTE_MS, expect, soon
+from botsessions.conformance.history import Violation
+from botsessions.conformance.subject import MINUTE_MS, described, expect, soon
 from botsessions.errors import BackendError, OutcomeUnknownError
 from botsessions.record import GRACE_MS, Record, Version, Write
 
@@ -125,7 +126,7 @@ async def large_values_are_kept(subject: Subject) -> None:
 
 
 async def small_values_are_kept(subject: Subject) -> None:
-    """No byte, one, zeros at the ends, and what looks like text are kept as they are."""
+    """No byte, one, zeros at the ends, what looks like text: each is kept as it is."""
     backend = await subject.open()
     values = (b"", b"\x00", b"\x00\x00\x00", b"\x01\x00", b" ", b" a ", b"\xff", b"\n")
     for number, value in enumerate((*values, b"null", b"0", b"\\x00", b"\r\n")):
@@ -136,7 +137,7 @@ async def small_values_are_kept(subject: Subject) -> None:
 
 
 async def hostile_keys_are_only_keys(subject: Subject) -> None:
-    """Any printable ASCII without spaces is a key, 1,200 characters too; case counts."""
+    """Printable ASCII is a key, up to 1,200 characters; case counts, nothing else."""
     backend = await subject.open()
     long = "k" * (_LONGEST_KEY - len(subject.prefix) - 1)
     texts = [*_HOSTILE, "x" * 300, "x" * 299, *(long + end for end in "ab")]
@@ -145,8 +146,10 @@ async def hostile_keys_are_only_keys(subject: Subject) -> None:
     for key, record in zip(keys, records, strict=True):
         await backend.must_write(key, None, record)
     for key, record in zip(keys, records, strict=True):
-        [found] = await backend.load(key)
-        expect(found == record, "the record of another key, or none, is under this one")
+        [of_key] = await backend.load(key)
+        expect(
+            of_key == record, "the record of another key, or none, is under this one"
+        )
     found = await backend.load(*keys)
     expect(list(found) == records, "loaded together they are others than one by one")
 
@@ -449,19 +452,15 @@ async def histories_agree_with_the_model(subject: Subject) -> None:
     rng = random.Random(seed)
     backend = await subject.open()
     plan = [_drawn(rng) for _ in range(120)]
-    wrong = await _differs(subject, backend, plan, "all")
-    if wrong is None:
+    if await _differs(subject, backend, plan, "all") is None:
         return
     # Leave out, one after the other, what the difference does not need.
-    count = 0
-    for at in range(len(plan) - 1, -1, -1):
+    for at in reversed(range(len(plan))):
         shorter = plan[:at] + plan[at + 1 :]
-        count += 1
-        found = await _differs(subject, backend, shorter, f"{count}")
-        if found is not None:
-            plan, wrong = shorter, found
-    await _differs(subject, backend, plan, "shortest")
-    expect(wrong is None, f"{wrong} (seed {seed})")
+        if await _differs(subject, backend, shorter, f"{at}") is not None:
+            plan = shorter
+    wrong = await _differs(subject, backend, plan, "shortest")
+    raise Violation(f"{wrong or 'wrong now and then'} (seed {seed})")
 
 
 # One operation: which keys, and for a commit how each write comes about.
@@ -481,44 +480,51 @@ async def _differs(
 ) -> str | None:
     """Play operations on keys of their own; say where backend and model differ."""
     subject.steps.clear()
-    until = await soon(backend.backend)
-    model: dict[str, Record] = {}
-    old: dict[str, Version] = {}
-    for letters, kinds in plan:
+    model = _Model(subject, await soon(backend.backend))
+    for letters, kinds in [*plan, (tuple("abcd"), ())]:
         keys = [subject.key(f"{name}/{letter}") for letter in letters]
-        if kinds:
-            writes, right = [], []
-            for key, kind in zip(keys, kinds, strict=True):
-                there = model.get(key)
-                expected = there and there.version
-                record = subject.record(
-                    b"" if kind == "delete" else kind.encode(),
-                    there,
-                    until if kind == "delete" else None,
-                )
-                if kind == "none":
-                    expected = None
-                elif kind == "stale":
-                    expected = old.get(key, subject.version())
-                elif kind == "token" and expected is not None:
-                    expected = subject.version(expected.counter)
-                not_after = 1 if kind == "late" else until
-                writes.append(Write(key, expected, record, not_after))
-                lands = kind != "late" and expected == (there and there.version)
-                right.append(lands)
-                if lands:
-                    if there is not None:
-                        old[key] = there.version
-                    model[key] = record
-            landed = await backend.commit(*writes)
-            if list(landed) != right:
-                return f"the answers should be {right}"
-        elif list(await backend.load(*keys)) != [model.get(key) for key in keys]:
-            return "what is loaded is not what was written"
-    keys = [subject.key(f"{name}/{letter}") for letter in "abcd"]
-    if list(await backend.load(*keys)) != [model.get(key) for key in keys]:
-        return "what is there in the end is not what was written"
+        if not kinds:
+            right = [model.records.get(key) for key in keys]
+            if list(await backend.load(*keys)) != right:
+                shown = ", ".join(map(described, right))
+                return f"what is loaded should be {shown}"
+            continue
+        drawn = zip(keys, kinds, strict=True)
+        writes, lands = zip(*(model.write(*pair) for pair in drawn), strict=True)
+        if tuple(await backend.commit(*writes)) != lands:
+            return f"the answers should be {list(lands)}"
     return None
+
+
+class _Model:
+    """What should be there: a dict of records, and their versions before the last."""
+
+    def __init__(self, subject: Subject, until: int) -> None:
+        self.records: dict[str, Record] = {}
+        self._older: dict[str, Version] = {}
+        self._subject = subject
+        self._until = until
+
+    def write(self, key: str, kind: str) -> tuple[Write, bool]:
+        """Return a write of some kind, and whether it lands."""
+        there = self.records.get(key)
+        current = there and there.version
+        value, end = (b"", self._until) if kind == "delete" else (kind.encode(), None)
+        record = self._subject.record(value, there, end)
+        expected = current
+        if kind == "none":
+            expected = None
+        elif kind == "stale":
+            expected = self._older.get(key, self._subject.version())
+        elif kind == "token" and current is not None:
+            expected = self._subject.version(current.counter)
+        not_after = 1 if kind == "late" else self._until
+        lands = kind != "late" and expected == current
+        if lands:
+            if current is not None:
+                self._older[key] = current
+            self.records[key] = record
+        return Write(key, expected, record, not_after), lands
 
 
 CHECKS = (

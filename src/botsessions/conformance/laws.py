@@ -1,4 +1,4 @@
-"""The laws of the store (docs/guarantees.md), over this backend, as its users meet them.
+"""The laws of the store (docs/guarantees.md), over this backend, as users meet them.
 
 Most of them are the engine's work; a backend that breaks the contract breaks some of
 them too. Neighbours: ``subject``, ``contract`` (what the laws rest on).
@@ -34,7 +34,8 @@ from botsessions.store import SessionStore
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
-    from botsessions.backend import Backend, Outcome as Landed
+    from botsessions.backend import Backend
+    from botsessions.backend import Outcome as Landed
     from botsessions.conformance.subject import Subject
     from botsessions.record import Loaded, Write
 
@@ -163,7 +164,7 @@ async def law_6_types_come_back(subject: Subject) -> None:
 
 
 async def law_7_a_cancelled_call_blocks_nobody(subject: Subject) -> None:
-    """Cancelled at any moment, a call leaves no half of it, and no key that is stuck."""
+    """Cancelled at any moment, a call leaves no half of it and no stuck key."""
     store = await subject.store()
     for turn in range(40):
         key = (_KEY, _OTHER)[turn % 2]

@@ -26,6 +26,9 @@ class Status(enum.StrEnum):
     FAILED = "failed"
 
 
+_MARKS = {Status.PASSED: "✓", Status.NOT_SUPPORTED: "-", Status.FAILED: "✗"}
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Result:
     """What came of one check.
@@ -77,9 +80,7 @@ class Report:
     def __str__(self) -> str:
         lines = []
         for result in self.results:
-            mark = {Status.PASSED: "✓", Status.NOT_SUPPORTED: "–"}.get(
-                result.status, "✗"
-            )
+            mark = _MARKS[result.status]
             lines.append(f"{mark} {result.name.replace('_', ' ')}")
             if result.message:
                 lines.append(f"    {result.message}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import random
 import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
@@ -21,6 +20,7 @@ from botsessions.record import Record, Version, Write, ring_after
 from botsessions.store import SessionStore
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable, Sequence
 
     from botsessions.backend import Backend, Outcome
@@ -36,8 +36,9 @@ MINUTE_MS = 60_000
 class SetsClock(Protocol):
     """A ``make`` that can set the clock that its backends go by: a server's, in a test.
 
-    A backend that takes a ``clock`` needs none: a ``make`` with a parameter of that
-    name is given the clock of the kit.
+    The clock stands still then, but for what the kit sets. Where a backend can be given
+    a clock there is no need for it: a ``make`` with a parameter ``clock`` gets the
+    kit's.
     """
 
     def set_clock(self, seconds: float) -> None:
@@ -55,6 +56,7 @@ class Clock:
         self._stopped: float | None = None
 
     def __call__(self) -> float:
+        """Return the time."""
         return (time.time() if self._stopped is None else self._stopped) + self._offset
 
     def stop(self) -> None:
@@ -76,15 +78,19 @@ class Subject:
         self.drawing = ""
         self.prefix = f"conform{rng.getrandbits(40):010x}/"
         self._clock = Clock() if takes_clock(make) else None
+        given: object = make
+        self._setter = given if isinstance(given, SetsClock) else None
         self._set_at = time.time()
         self._first: Backend | None = None
         self._is_shared: bool | None = None
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        if self._setter is not None:
+            self._setter.set_clock(self._set_at)
         return self
 
-    async def __aexit__(self, *exc_info: Any) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await self._stack.aclose()
 
     # Backends and stores.
@@ -112,8 +118,12 @@ class Subject:
 
     async def store(self, **options: Any) -> SessionStore:
         """Return an open store over the data of this check; closed at its end."""
-        options = {"namespace": self.namespace, "rng": self.rng} | options
-        store = SessionStore(await self.user(), **options)
+        given: dict[str, Any] = {
+            "namespace": self.namespace,
+            "rng": self.rng,
+            **options,
+        }
+        store = SessionStore(await self.user(), **given)
         return await self._stack.enter_async_context(store)
 
     @property
@@ -128,7 +138,8 @@ class Subject:
             await first.open()
             await second.open()
             try:
-                key = f"{self.prefix}shared"
+                # Not among the keys of the check.
+                key = f"{self.namespace}-shared/key"
                 write = Write(key, None, fresh(self.rng, b"\x01"), await soon(first))
                 await first.commit([write])
                 # One that is late with its writes is no reason to think otherwise.
@@ -170,9 +181,7 @@ class Subject:
         """Let the clock of the backend stand still but for ``pass_time``."""
         if self._clock is not None:
             self._clock.stop()
-        elif isinstance(self.make, SetsClock):
-            self.make.set_clock(self._set_at)
-        else:
+        elif self._setter is None:
             raise NotSupported(
                 "its clock cannot be set: make() takes no clock, and has no set_clock"
             )
@@ -182,9 +191,9 @@ class Subject:
         self.steps.append(f"{milliseconds:+,} ms pass")
         if self._clock is not None:
             self._clock.move(milliseconds / 1000)
-        elif isinstance(self.make, SetsClock):
+        elif self._setter is not None:
             self._set_at += milliseconds / 1000
-            self.make.set_clock(self._set_at)
+            self._setter.set_clock(self._set_at)
         else:
             await asyncio.sleep(milliseconds / 1000)
 
@@ -216,8 +225,8 @@ class Watched:
     async def found(self, key: str) -> Record:
         """Load a record that must be there."""
         [record] = await self.load(key)
-        expect(isinstance(record, Record), f"no record where one was: {record!r}")
-        assert isinstance(record, Record)  # noqa: S101 - for mypy
+        if not isinstance(record, Record):
+            raise Violation(f"no record where one was: {record!r}")
         return record
 
     async def commit(self, *writes: Write) -> Sequence[Outcome]:
@@ -246,8 +255,9 @@ class Watched:
         version = None if expected is None else expected.version
         until = not_after or await soon(self.backend)
         [landed] = await self.commit(Write(key, version, record, until))
-        expect(isinstance(landed, bool), f"an error instead of an answer: {landed!r}")
-        return landed is True
+        if not isinstance(landed, bool):
+            raise Violation(f"an error instead of an answer: {landed!r}")
+        return landed
 
     async def must_write(
         self, key: str, expected: Record | None, record: Record

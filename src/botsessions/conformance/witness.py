@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from botsessions.conformance.history import Violation
 from botsessions.conformance.linearizability import UndecidedError, check_linearizable
 from botsessions.conformance.order import check_order
 
@@ -22,7 +23,11 @@ def judge(subject: Subject, calls: Sequence[Call]) -> None:
     """Raise ``Violation`` unless the answers for each key can all be true."""
     for key in sorted({call.key for call in calls}):
         of_key = [call for call in calls if call.key == key]
-        check(of_key)
+        try:
+            check(of_key)
+        except Violation as wrong:
+            subject.steps[:] = [line.strip() for line in str(wrong).splitlines()[1:]]
+            raise
 
 
 def check(calls: Sequence[Call]) -> None:
