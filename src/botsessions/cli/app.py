@@ -19,11 +19,12 @@ import typer
 import botsessions
 from botsessions import transfer
 from botsessions.cli import json_form, jsonl, options, output, reports, sessions
+from botsessions.cli.handlers import described
 from botsessions.cli.imports import commands
 from botsessions.cli.replay import Replay
 from botsessions.cli.routing import Outcome
 from botsessions.cli.source import Source, interruptible, standard_input
-from botsessions.conformance import CHECKS, check_backend
+from botsessions.conformance import CHECKS, Result, check_backend
 from botsessions.errors import SessionError
 
 # A replay has much under way at once, and its handler may be slow.
@@ -252,13 +253,19 @@ async def conform(
     chosen = len(only) if only else len(CHECKS)
     done = itertools.count(1)
     with output.progress(chosen) as show:
-        # The checks run event loops of their own.
-        report = await asyncio.to_thread(
-            check_backend,
-            factory,
-            only=only or None,
-            on_result=lambda result: show(result.name.replace("_", " "), next(done)),
-        )
+
+        def count(result: Result) -> None:
+            show(result.name.replace("_", " "), next(done))
+
+        try:
+            # In a thread, since the checks run event loops of their own.
+            report = await asyncio.to_thread(
+                check_backend, factory, only=only or None, on_result=count
+            )
+        except SessionError:
+            raise
+        except Exception as exc:
+            raise ValueError(f"no backend was made: {described(exc)}") from exc
     reports.conformance(report, json=json)
     if timelines is not None:
         reports.draw(report, timelines)

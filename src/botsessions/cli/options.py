@@ -133,18 +133,18 @@ def _factory(reference: str) -> Callable[..., Backend]:
     except ValueError as exc:
         raise typer.BadParameter(str(exc)) from exc
     if not callable(factory):
-        raise typer.BadParameter(
-            f"{reference} is no function or class that can be called"
-        )
+        raise typer.BadParameter(f"{reference} is no function and no class")
     return factory
 
 
 def _check(name: str) -> str:
     names = [check.name for check in CHECKS]
-    if name not in names:
-        close = get_close_matches(name, names, 1, 0.0)
-        raise typer.BadParameter(f"there is no check {name}; the closest is {close[0]}")
-    return name
+    meant = name.replace(" ", "_")
+    if meant not in names:
+        close = get_close_matches(meant, names)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise typer.BadParameter(f"there is no check {name}{hint}")
+    return meant
 
 
 Url = Annotated[

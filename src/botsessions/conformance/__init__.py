@@ -11,9 +11,9 @@ supported, and no failure.
 
 Rooms: the checks are in ``contract``, ``contention``, ``endings``, ``clocks``,
 ``abilities`` and ``laws``, and work with a ``subject``; ``run`` carries them out and
-makes ``results``. Histories of calls that overlap (``history``) are made by ``workers``,
-some of them in a ``child`` process, and judged by ``order`` and
-``linearizability``, which ``witness`` calls.
+makes ``results``. ``workers``, some in a ``child`` process, make histories of calls
+that overlap (``history``); ``order`` and ``linearizability`` judge them, for
+``witness``.
 """
 
 from botsessions.conformance.results import NotSupported, Report, Result, Status
