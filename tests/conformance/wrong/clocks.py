@@ -1,0 +1,108 @@
+"""Wrong about time that has come to an end, or goes back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from botsessions.backend import Page
+from botsessions.record import Loaded, Record, Version, Write
+from tests.conformance.wrong.base import Wrong
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.conformance.plain import Disk
+
+
+class EndsASecondEarly(Wrong):
+    """Loads nothing that ends within a second: a margin for clocks that differ."""
+
+    caught_by = "a_session_ends_at_its_millisecond"
+
+    async def load(self, keys: Sequence[str]) -> Loaded:
+        loaded = await super().load(keys)
+        records = [
+            None if isinstance(rec, Record) and rec.is_dead(loaded.now + 1000) else rec
+            for rec in loaded.records
+        ]
+        return loaded._replace(records=records)
+
+
+class ListsByAnotherClock(Wrong):
+    """Tells with each page when the walk began, by the clock of the first open."""
+
+    caught_by = "a_session_ends_at_its_millisecond"
+
+    async def open(self) -> None:
+        await super().open()
+        self.began = self.now()
+
+    def page_of(self, keys: Sequence[str]) -> Page:
+        return super().page_of(keys)._replace(now=self.began)
+
+
+class DeletesByTheEnd(Wrong):
+    """Deletes by setting ``expires_at`` and leaves the value: a soft delete, which a
+    clock can undo.
+    """
+
+    caught_by = "a_clock_set_back_revives_nothing"
+
+    async def store(self, place: str, row: Record) -> None:
+        found = self.disk.rows.get(place)
+        if not row.value and found is not None:
+            row = row._replace(value=found.value)
+        await super().store(place, row)
+
+
+class NeverGoesBack(Wrong):
+    """Answers what was there at this time, from a history by time: a clock that is set
+    back shows what was before.
+    """
+
+    caught_by = "a_clock_set_back_loses_nothing"
+
+    def __init__(self, disk: Disk, **options: object) -> None:
+        super().__init__(disk, **options)  # type: ignore[arg-type]
+        self.history: dict[str, list[tuple[int, Record]]] = {}
+
+    def read(self, key: str) -> Record | None:
+        then = [rec for at, rec in self.history.get(key, ()) if at <= self.now()]
+        return then[-1] if then else None
+
+    async def store(self, place: str, row: Record) -> None:
+        self.history.setdefault(place, []).append((self.now(), row))
+        await super().store(place, row)
+
+
+class TheLatestWriteWins(Wrong):
+    """Keeps what has the later time of writing, whoever wrote last: Cassandra's rule."""
+
+    caught_by = "a_clock_set_back_loses_nothing"
+
+    def __init__(self, disk: Disk, **options: object) -> None:
+        super().__init__(disk, **options)  # type: ignore[arg-type]
+        self.written: dict[str, int] = {}
+
+    async def store(self, place: str, row: Record) -> None:
+        if self.now() >= self.written.get(place, 0):
+            self.written[place] = self.now()
+            await super().store(place, row)
+
+
+class VersionsAreTimes(Wrong):
+    """Takes a write only if its version is later than now was: revisions are times."""
+
+    caught_by = "a_clock_set_back_loses_nothing"
+
+    def __init__(self, disk: Disk, **options: object) -> None:
+        super().__init__(disk, **options)  # type: ignore[arg-type]
+        self.times: dict[Version, int] = {}
+
+    def is_expected(self, write: Write, found: Record | None) -> bool:
+        later = found is None or self.now() >= self.times.get(found.version, 0)
+        return later and super().is_expected(write, found)
+
+    async def store(self, place: str, row: Record) -> None:
+        self.times[row.version] = self.now()
+        await super().store(place, row)
