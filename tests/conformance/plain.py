@@ -34,6 +34,7 @@ class Disk:
     async def lock(self, key: str, patience: float) -> None:
         """Wait until a row is ours; an error if that takes too long, as servers do."""
         until = time.monotonic() + patience
+        await asyncio.sleep(0)
         while not self.try_lock(key):
             if time.monotonic() > until:
                 raise BackendError("lock wait timeout exceeded")
@@ -72,7 +73,7 @@ class PlainBackend:
     async def load(self, keys: Sequence[str]) -> Loaded:
         self.check_open()
         await self.trip()
-        return Loaded(self.now(), [self.read(key) for key in keys])
+        return self.loaded(keys)
 
     async def commit(self, writes: Sequence[Write]) -> list[bool]:
         self.check_open()
@@ -106,7 +107,7 @@ class PlainBackend:
 
     def load_now(self, keys: Sequence[str]) -> Loaded | None:
         self.check_open()
-        return Loaded(self.now(), [self.read(key) for key in keys])
+        return self.loaded(keys)
 
     # The steps.
 
@@ -131,6 +132,9 @@ class PlainBackend:
 
     def read(self, key: str) -> Record | None:
         return self.disk.rows.get(self.place(key))
+
+    def loaded(self, keys: Sequence[str]) -> Loaded:
+        return Loaded(self.now(), [self.read(key) for key in keys])
 
     def keys(self) -> list[str]:
         return sorted(self.disk.rows)

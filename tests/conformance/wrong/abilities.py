@@ -247,6 +247,25 @@ class CountsWhatItLookedAt(Wrong):
         return len(looked)
 
 
+class SweepsWhatWasRenewed(Wrong):
+    """Looks for dead keys, then removes them by name: ``SCAN``, then ``DEL``. Some are
+    alive again by then.
+    """
+
+    caught_by = "sweeping_takes_only_the_long_dead"
+
+    async def sweep(self, prefix: str, limit: int) -> int:
+        await self.trip()
+        dead = [
+            key
+            for key, row in sorted(self.disk.rows.items())
+            if self.is_under(key, prefix) and self.is_long_dead(row)
+        ][:limit]
+        for _ in range(5):
+            await self.trip()
+        return sum(self.disk.rows.pop(key, None) is not None for key in dead)
+
+
 class SweepsAll(Wrong):
     """Sweeps all there is at once: the limit was only a hint."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from botsessions.backend import Page
@@ -9,7 +10,7 @@ from botsessions.record import Loaded, Record, Version, Write
 from tests.conformance.wrong.base import Wrong
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tests.conformance.plain import Disk
 
@@ -19,8 +20,8 @@ class EndsASecondEarly(Wrong):
 
     caught_by = "a_session_ends_at_its_millisecond"
 
-    async def load(self, keys: Sequence[str]) -> Loaded:
-        loaded = await super().load(keys)
+    def loaded(self, keys: Sequence[str]) -> Loaded:
+        loaded = super().loaded(keys)
         records = [
             None if isinstance(rec, Record) and rec.is_dead(loaded.now + 1000) else rec
             for rec in loaded.records
@@ -55,15 +56,15 @@ class DeletesByTheEnd(Wrong):
         await super().store(place, row)
 
 
-class NeverGoesBack(Wrong):
+class ReadsAsOfNow(Wrong):
     """Answers what was there at this time, from a history by time: a clock that is set
     back shows what was before.
     """
 
     caught_by = "a_clock_set_back_loses_nothing"
 
-    def __init__(self, disk: Disk, **options: object) -> None:
-        super().__init__(disk, **options)  # type: ignore[arg-type]
+    def __init__(self, disk: Disk, *, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(disk, clock=clock)
         self.history: dict[str, list[tuple[int, Record]]] = {}
 
     def read(self, key: str) -> Record | None:
@@ -80,29 +81,11 @@ class TheLatestWriteWins(Wrong):
 
     caught_by = "a_clock_set_back_loses_nothing"
 
-    def __init__(self, disk: Disk, **options: object) -> None:
-        super().__init__(disk, **options)  # type: ignore[arg-type]
+    def __init__(self, disk: Disk, *, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(disk, clock=clock)
         self.written: dict[str, int] = {}
 
     async def store(self, place: str, row: Record) -> None:
         if self.now() >= self.written.get(place, 0):
             self.written[place] = self.now()
             await super().store(place, row)
-
-
-class VersionsAreTimes(Wrong):
-    """Takes a write only if its version is later than now was: revisions are times."""
-
-    caught_by = "a_clock_set_back_loses_nothing"
-
-    def __init__(self, disk: Disk, **options: object) -> None:
-        super().__init__(disk, **options)  # type: ignore[arg-type]
-        self.times: dict[Version, int] = {}
-
-    def is_expected(self, write: Write, found: Record | None) -> bool:
-        later = found is None or self.now() >= self.times.get(found.version, 0)
-        return later and super().is_expected(write, found)
-
-    async def store(self, place: str, row: Record) -> None:
-        self.times[row.version] = self.now()
-        await super().store(place, row)

@@ -69,22 +69,6 @@ class AnswersUnknownAsFalse(Wrong):
         return landed if self.line.random() < 0.7 else [False for _ in writes]
 
 
-class AnswersUnknownAsFailure(Wrong):
-    """Raises ``BackendError``, so nothing was written, when an answer is lost."""
-
-    caught_by = "tasks_lose_nothing"
-
-    async def open(self) -> None:
-        await super().open()
-        self.line = random.Random(7)
-
-    async def commit(self, writes: Sequence[Write]) -> list[bool]:
-        landed = await super().commit(writes)
-        if self.line.random() < 0.3:
-            raise BackendError("connection reset by peer")
-        return landed
-
-
 class WritesThenLooks(_WithoutRowLocks):
     """Writes first, and puts back what was there if that was not expected."""
 
@@ -217,16 +201,23 @@ class ReadsFromAReplica(Wrong):
 
 
 class ReadsInOneSnapshot(WrongFile):
-    """Reads in a transaction that it leaves open: with autocommit off, the first
-    ``SELECT`` begins one.
+    """Reads in a transaction that it leaves open for a while: with autocommit off, the
+    first ``SELECT`` begins one.
     """
 
     caught_by = "reads_are_never_stale"
+    reads = 0
 
     def _read(self, connection: apsw.Connection, keys: Sequence[str]) -> Loaded:
-        if connection is self._inline and not connection.in_transaction:
-            connection.execute("BEGIN")
-        return super()._read(connection, keys)
+        if self._inline is None:
+            return super()._read(connection, keys)
+        if not self._inline.in_transaction:
+            self._inline.execute("BEGIN")
+        loaded = super()._read(self._inline, keys)
+        self.reads += 1
+        if self.reads % 8 == 0:
+            self._inline.execute("ROLLBACK")
+        return loaded
 
 
 class LocksInTheOrderOfTheCaller(Wrong):
@@ -244,18 +235,24 @@ class LocksInTheOrderOfTheCaller(Wrong):
 
 
 class AnswersTheVictimFalse(Wrong):
-    """Answers False for a batch that a deadlock ended: somebody else has won, has he
-    not?
+    """Locks row by row, and answers False for a whole batch that a deadlock ended, also
+    for what it had written by then.
     """
 
     caught_by = "batches_in_any_order_never_block"
     lock_patience = 0.1
 
-    def lock_order(self, writes: Sequence[Write]) -> list[str]:
-        return [write.key for write in writes]
-
     async def commit(self, writes: Sequence[Write]) -> list[bool]:
+        locked: list[str] = []
+        landed: list[bool] = []
         try:
-            return await super().commit(writes)
+            for write in writes:
+                await self.disk.lock(write.key, self.lock_patience)
+                locked.append(write.key)
+                landed.append(await self.swap(write))
+            return landed
         except BackendError:
             return [False for _ in writes]
+        finally:
+            for key in locked:
+                self.disk.unlock(key)

@@ -37,8 +37,8 @@ class LeavesMissingOnesOut(Wrong):
 
     caught_by = "a_missing_key_has_no_record"
 
-    async def load(self, keys: Sequence[str]) -> Loaded:
-        loaded = await super().load(keys)
+    def loaded(self, keys: Sequence[str]) -> Loaded:
+        loaded = super().loaded(keys)
         return loaded._replace(records=[rec for rec in loaded.records if rec])
 
 
@@ -395,8 +395,8 @@ class LeavesTheDeadOut(Wrong):
 
     caught_by = "a_dead_record_still_guards_its_key"
 
-    async def load(self, keys: Sequence[str]) -> Loaded:
-        loaded = await super().load(keys)
+    def loaded(self, keys: Sequence[str]) -> Loaded:
+        loaded = super().loaded(keys)
         alive = [
             None if isinstance(rec, Record) and rec.is_dead(loaded.now) else rec
             for rec in loaded.records
@@ -456,9 +456,9 @@ class TakesEarlierVersions(Wrong):
         return super().is_expected(write, found)
 
 
-class AnswersReplaysAlike(Wrong):
-    """Answers True for a copy of a write that has landed: idempotent, as REST
-    teaches.
+class CountsReplays(Wrong):
+    """Counts on when the same write comes again: ``ON DUPLICATE KEY UPDATE v = v +
+    1``.
     """
 
     caught_by = "the_same_write_twice_lands_once"
@@ -466,8 +466,24 @@ class AnswersReplaysAlike(Wrong):
     async def swap(self, write: Write) -> bool:
         found = self.read(write.key)
         if found is not None and found.version == write.record.version:
+            version = Version(found.version.counter + 1, found.version.token)
+            await self.store(self.place(write.key), found._replace(version=version))
             return True
         return await super().swap(write)
+
+
+class RepeatsRevive(Wrong):
+    """Lets a creation land again over what it has created and others have changed: it
+    looks for its token in the ring, and writes.
+    """
+
+    caught_by = "a_version_never_comes_back"
+
+    def is_expected(self, write: Write, found: Record | None) -> bool:
+        if write.expected is None and found is not None:
+            token = write.record.version.token.to_bytes(8, "big", signed=True)
+            return token in found.ring
+        return super().is_expected(write, found)
 
 
 # Batches.
@@ -596,8 +612,8 @@ class LoadsInTheOrderOfTheTable(Wrong):
 
     caught_by = "records_come_in_the_order_of_the_keys"
 
-    async def load(self, keys: Sequence[str]) -> Loaded:
-        return await super().load(sorted(keys))
+    def loaded(self, keys: Sequence[str]) -> Loaded:
+        return super().loaded(sorted(keys))
 
 
 class LoadsMissingOnesLast(Wrong):
@@ -605,8 +621,8 @@ class LoadsMissingOnesLast(Wrong):
 
     caught_by = "records_come_in_the_order_of_the_keys"
 
-    async def load(self, keys: Sequence[str]) -> Loaded:
-        loaded = await super().load(keys)
+    def loaded(self, keys: Sequence[str]) -> Loaded:
+        loaded = super().loaded(keys)
         return loaded._replace(
             records=sorted(loaded.records, key=lambda rec: rec is None)
         )
@@ -619,9 +635,20 @@ class LoadsAHundred(Wrong):
 
     caught_by = "a_large_batch_is_taken_whole"
 
-    async def load(self, keys: Sequence[str]) -> Loaded:
-        loaded = await super().load(keys[:100])
+    def loaded(self, keys: Sequence[str]) -> Loaded:
+        loaded = super().loaded(keys[:100])
         return loaded._replace(records=[*loaded.records, *(None for _ in keys[100:])])
+
+
+class RefusesLargeBatches(Wrong):
+    """Fails on a batch of more than 4 MiB: what gRPC, and so etcd, takes at once."""
+
+    caught_by = "a_large_batch_is_taken_whole"
+
+    async def commit(self, writes: Sequence[Write]) -> list[bool]:
+        if sum(len(write.record.value) for write in writes) > 4 * 1024 * 1024:
+            raise BackendError("received message larger than max")
+        return await super().commit(writes)
 
 
 class FailsOnManyKeys(WrongFile):
@@ -716,7 +743,8 @@ class ClockSinceBoot(Wrong):
     caught_by = "the_clock_runs_in_milliseconds"
 
     def now(self) -> int:
-        return int(time.monotonic() * 1000) + 1
+        booted = 1_790_000_000_000
+        return super().now() - booted
 
 
 class ClockStandsStill(Wrong):
@@ -763,8 +791,8 @@ class ReadsFromItsCache(Wrong):
         await super().open()
         self.cache: dict[str, Record] = {}
 
-    async def load(self, keys: Sequence[str]) -> Loaded:
-        loaded = await super().load(keys)
+    def loaded(self, keys: Sequence[str]) -> Loaded:
+        loaded = super().loaded(keys)
         records = [
             self.cache.setdefault(key, rec) if isinstance(rec, Record) else rec
             for key, rec in zip(keys, loaded.records, strict=True)

@@ -219,7 +219,7 @@ class ConnectsOnce(Wrong):
 
 
 class WritesBehind(WrongFile):
-    """Answers once it is in memory, and writes each 50 ms: many commits, one wait for
+    """Answers once it is in memory, and writes each 20 ms: many commits, one wait for
     the disk.
     """
 
@@ -256,7 +256,7 @@ class WritesBehind(WrongFile):
 
     async def write_now_and_then(self) -> None:
         while True:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.02)
             await self.write_all()
 
     async def write_all(self) -> Sequence[Outcome]:
