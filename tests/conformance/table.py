@@ -59,17 +59,18 @@ _HUNTED = """
 ## Wrong engines, under simulation
 
 {count} engines, servers and clocks, each caught by a judge of the deterministic
-simulation within so many seeds of a plan (`tests/simulation/mutants.py`).
+simulation, which plays a plan seed by seed (`tests/simulation/mutants.py`).
 
-| what is wrong | plan | caught by | seeds | s |
-|---|---|---|---|---|
+| what is wrong | plan | caught by, after | s |
+|---|---|---|---|
 """
 
 
 def listed(page: str) -> list[tuple[str, ...]]:
     """Return what a page lists: of each row what does not differ from run to run."""
     rows = [_cells(line) for line in page.splitlines() if line.startswith("| ")]
-    return [_constant(row) for row in rows if row[-1] != "s"]
+    # A backend has its name ahead of what is wrong about it.
+    return [tuple(row[: len(row) - 2]) for row in rows if row[-1] != "s"]
 
 
 def expected() -> list[tuple[str, ...]]:
@@ -79,12 +80,6 @@ def expected() -> list[tuple[str, ...]]:
         *((str(wrong), _code(wrong.caught_by)) for wrong in WRONG_ENGINES),
         *((mutant.name, mutant.plan) for mutant in MUTANTS),
     ]
-
-
-def _constant(row: Sequence[str]) -> tuple[str, ...]:
-    if row[2].startswith("`"):
-        return tuple(row[:3])
-    return tuple(row[:2])
 
 
 def _backends() -> Iterator[tuple[object, ...]]:
@@ -109,8 +104,8 @@ def _hunted() -> Iterator[tuple[object, ...]]:
         catch = hunt(mutant, _MOST_SEEDS)
         if catch is None:
             raise SystemExit(f"{mutant} survived")
-        judge, seconds = _code(catch.judge), f"{catch.seconds:.2f}"
-        yield mutant, mutant.plan, judge, catch.seeds, seconds
+        by = f"{_code(catch.judge)}, {catch.seeds} seed{'s' * (catch.seeds > 1)}"
+        yield mutant, mutant.plan, by, f"{catch.seconds:.2f}"
 
 
 def _must_fail(name: str, result: Result) -> None:
@@ -148,7 +143,7 @@ def main() -> int:
             lines.append(_row(row))
             print(lines[-1], flush=True)
         parts += [head.format(count=len(lines)), "\n".join(lines), "\n"]
-    PAGE.write_text("".join(parts))
+    PAGE.write_text("".join(parts), encoding="utf-8")
     return 0
 
 

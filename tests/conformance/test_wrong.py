@@ -82,4 +82,4 @@ def test_each_wrong_one_says_what_its_fault_is() -> None:
 
 def test_the_page_lists_what_there_is() -> None:
     # How long it took, and in which words it was told, may differ: `make mutants`.
-    assert table.listed(table.PAGE.read_text()) == table.expected()
+    assert table.listed(table.PAGE.read_text(encoding="utf-8")) == table.expected()
