@@ -27,12 +27,16 @@ _WORKERS = 4
 # How often each worker appends, and how long it may take (seconds).
 _TIMES = 25
 _PATIENCE = 10.0
+# More calls at once than a pool has connections, or a server takes.
+_AT_ONCE = 100
 
 
 async def tasks_lose_nothing(subject: Subject) -> None:
     """Tasks that use one backend at once: who was told that it landed, it did."""
     backend = (await subject.open()).backend
     keys = [subject.key("a"), subject.key("b")]
+    subject.steps.append(f"load a, {_AT_ONCE} times at once")
+    await asyncio.gather(*(backend.load(keys[:1]) for _ in range(_AT_ONCE)))
     subject.steps.append(f"{_WORKERS} tasks append to a and b, {_TIMES} times each")
     work = [append_in_turn(backend, keys, n, _TIMES) for n in range(_WORKERS)]
     calls = [call for made in await asyncio.gather(*work) for call in made]

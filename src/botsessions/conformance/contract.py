@@ -408,6 +408,9 @@ async def the_clock_runs_in_milliseconds(subject: Subject) -> None:
 async def acknowledged_is_seen_by_all(subject: Subject) -> None:
     """A load that starts after a commit was acknowledged sees it, whoever asks."""
     one, other = await subject.open(), await subject.open()
+    for who in (one, other):
+        # That it was missing must not be remembered either.
+        expect(await who.load(subject.key()) == [None], "there is something")
     found = None
     for number in range(10):
         writer, reader = (one, other) if number % 2 else (other, one)

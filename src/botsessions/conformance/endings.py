@@ -129,6 +129,17 @@ async def several_stores_may_open_it(subject: Subject) -> None:
     [landed] = await backend.commit([write])
     expect(landed is True, "one of two has closed it, and now it does not write")
     await backend.aclose()
+    subject.steps.append("three at once: open, load, close")
+    await asyncio.gather(*(_look(backend, key) for _ in range(3)))
+
+
+async def _look(backend: Backend, key: str) -> None:
+    """Open a backend, load from it, and close it."""
+    await backend.open()
+    try:
+        await backend.load([key])
+    finally:
+        await backend.aclose()
 
 
 async def it_works_on_another_event_loop(subject: Subject) -> None:
