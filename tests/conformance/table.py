@@ -19,7 +19,7 @@ from tests.simulation.hunt import hunt
 from tests.simulation.mutants import MUTANTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from botsessions.conformance import Result
 

@@ -35,6 +35,38 @@ class ReadsThenWrites(_WithoutRowLocks):
     caught_by = "tasks_lose_nothing"
 
 
+class SharesOneConnection(Wrong):
+    """Uses one connection for all tasks, without taking turns: asyncpg says that
+    another operation is in progress.
+    """
+
+    caught_by = "tasks_lose_nothing"
+    is_busy = False
+
+    async def trip(self) -> None:
+        if self.is_busy:
+            raise BackendError("another operation is in progress")
+        self.is_busy = True
+        await super().trip()
+        self.is_busy = False
+
+
+class RunsOutOfConnections(Wrong):
+    """Opens a connection for each call, and the server takes some dozens: a pool was
+    for later.
+    """
+
+    caught_by = "tasks_lose_nothing"
+    connections = 0
+
+    async def trip(self) -> None:
+        if self.connections == 50:
+            raise BackendError("sorry, too many clients already")
+        self.connections += 1
+        await super().trip()
+        self.connections -= 1
+
+
 class RepeatsBlindly(Wrong):
     """Sends a commit again when its answer is lost, and answers what became of the
     copy: the driver's ``retry_on_error``.

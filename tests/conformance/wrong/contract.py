@@ -802,6 +802,26 @@ class ReadsFromItsCache(Wrong):
         self.cache[place] = row
 
 
+class RemembersWhatIsMissing(Wrong):
+    """Answers None for ever for what was once missing: a negative cache."""
+
+    caught_by = "acknowledged_is_seen_by_all"
+
+    async def open(self) -> None:
+        await super().open()
+        self.missing: set[str] = set()
+
+    def read(self, key: str) -> Record | None:
+        found = None if key in self.missing else super().read(key)
+        if found is None:
+            self.missing.add(key)
+        return found
+
+    async def store(self, place: str, row: Record) -> None:
+        await super().store(place, row)
+        self.missing.discard(place)
+
+
 class UsesOneListForAll(Wrong):
     """Answers each load in the same list: to allocate is slow."""
 

@@ -183,6 +183,24 @@ class OpensOnce(Wrong):
         await super().open()
 
 
+class IsOpenTooSoon(Wrong):
+    """Lets a second ``open`` return while the first one still connects: it has seen
+    that somebody does.
+    """
+
+    caught_by = "several_stores_may_open_it"
+    is_opening = False
+
+    async def open(self) -> None:
+        if self.is_opening:
+            return
+        self.is_opening = True
+        for _ in range(5):
+            await self.trip()
+        await super().open()
+        self.is_opening = False
+
+
 class BoundToItsFirstLoop(Wrong):
     """Makes its lock once, for good: it belongs to the event loop that first waited
     for it.
