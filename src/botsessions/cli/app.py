@@ -7,6 +7,8 @@ turns its failures into one line. ``options`` has what they share, ``sessions`` 
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
 import random
 from functools import partial
@@ -17,10 +19,12 @@ import typer
 import botsessions
 from botsessions import transfer
 from botsessions.cli import json_form, jsonl, options, output, reports, sessions
+from botsessions.cli.handlers import described
 from botsessions.cli.imports import commands
 from botsessions.cli.replay import Replay
 from botsessions.cli.routing import Outcome
 from botsessions.cli.source import Source, interruptible, standard_input
+from botsessions.conformance import CHECKS, Result, check_backend
 from botsessions.errors import SessionError
 
 # A replay has much under way at once, and its handler may be slow.
@@ -235,6 +239,37 @@ async def import_(
     reports.imported(file, outcomes, json=json)
     left = outcomes[jsonl.Outcome.MALFORMED] + outcomes[jsonl.Outcome.DIFFERENT]
     return _INCOMPLETE if left else 0
+
+
+@app.command()
+async def conform(
+    factory: options.Factory,
+    *,
+    only: options.Only = None,
+    timelines: options.Timelines = None,
+    json: options.Json = False,
+) -> int:
+    """Check that a backend keeps the contract, and show what it gets wrong."""
+    chosen = len(only) if only else len(CHECKS)
+    done = itertools.count(1)
+    with output.progress(chosen) as show:
+
+        def count(result: Result) -> None:
+            show(result.name.replace("_", " "), next(done))
+
+        try:
+            # In a thread, since the checks run event loops of their own.
+            report = await asyncio.to_thread(
+                check_backend, factory, only=only or None, on_result=count
+            )
+        except SessionError:
+            raise
+        except Exception as exc:
+            raise ValueError(f"no backend was made: {described(exc)}") from exc
+    reports.conformance(report, json=json)
+    if timelines is not None:
+        reports.draw(report, timelines)
+    return 0 if report.passed else 1
 
 
 @app.command()

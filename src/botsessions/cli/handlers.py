@@ -1,7 +1,7 @@
 """What ``replay`` does with an update: the default, and the user's own by name.
 
 A handler is a pure function of a session and an update that returns the new session.
-``replay`` calls it; ``app`` loads it.
+``replay`` calls it; ``options`` loads it, and what makes backends for ``conform``.
 """
 
 from __future__ import annotations
@@ -27,20 +27,25 @@ def count(session: Session, _: Update) -> Session:
 
 def load(reference: str) -> Handler:
     """Import ``module:function``, from here too; raise ValueError if that fails."""
+    handler: Handler = imported(reference)
+    if not callable(handler) or inspect.iscoroutinefunction(handler):
+        raise ValueError(
+            f"{reference} must be a plain function of a session and an update"
+        )
+    return handler
+
+
+def imported(reference: str) -> Any:
+    """Return what ``module:name`` names, found from here too, or raise ValueError."""
     module, _, name = reference.partition(":")
     if not module or not name:
         raise ValueError(f"{reference!r} is not of the form module:function")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
-        handler: Handler = operator.attrgetter(name)(import_module(module))
+        return operator.attrgetter(name)(import_module(module))
     except (Exception, SystemExit) as exc:  # the module is the user's
         raise ValueError(f"{reference}: {described(exc)}") from exc
-    if not callable(handler) or inspect.iscoroutinefunction(handler):
-        raise ValueError(
-            f"{reference} must be a plain function of a session and an update"
-        )
-    return handler
 
 
 def described(exc: BaseException) -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import unquote, urlsplit
@@ -13,11 +14,14 @@ import typer
 
 from botsessions import MemoryBackend, SessionKey, SessionStore, open_store
 from botsessions.cli import handlers
+from botsessions.conformance import CHECKS
 from botsessions.errors import InvalidKeyError
 from botsessions.transfer.side import Side
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from botsessions import Backend
 
 
 def opened(url: str, namespace: str, **options: Any) -> SessionStore:
@@ -123,6 +127,26 @@ def _handler(reference: str) -> handlers.Handler:
         raise typer.BadParameter(str(exc)) from exc
 
 
+def _factory(reference: str) -> Callable[..., Backend]:
+    try:
+        factory: Callable[..., Backend] = handlers.imported(reference)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
+    if not callable(factory):
+        raise typer.BadParameter(f"{reference} is no function and no class")
+    return factory
+
+
+def _check(name: str) -> str:
+    names = [check.name for check in CHECKS]
+    meant = name.replace(" ", "_")
+    if meant not in names:
+        close = get_close_matches(meant, names)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise typer.BadParameter(f"there is no check {name}{hint}")
+    return meant
+
+
 Url = Annotated[
     str,
     typer.Option(
@@ -191,6 +215,28 @@ Name = Annotated[
     typer.Option(parser=_part("name", "name"), metavar="NAME", help="Only this name."),
 ]
 Limit = Annotated[int, typer.Option(min=1, metavar="N", help="How many at most.")]
+Factory = Annotated[
+    Any,
+    typer.Argument(
+        parser=_factory,
+        metavar="FACTORY",
+        help="MODULE:NAME of what returns a new backend, each over the same data.",
+    ),
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        parser=_check, metavar="CHECK", help="Only this check; may be repeated."
+    ),
+]
+Timelines = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIRECTORY",
+        file_okay=False,
+        help="Where to draw what failed with calls that overlap (SVG).",
+    ),
+]
 Handler = Annotated[
     Any,
     typer.Option(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Column
@@ -21,10 +22,12 @@ from botsessions.transfer.lineage import Decision
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterable
+    from pathlib import Path
 
     from botsessions.cli.imports.carry import Summary as Carried
     from botsessions.cli.replay import Summary
     from botsessions.cli.sessions import Entry, Statistics
+    from botsessions.conformance import Report
     from botsessions.keys import SessionKey
     from botsessions.transfer import Summary as CopySummary
 
@@ -330,3 +333,28 @@ def _brief(session: dict[Any, Any] | CorruptRecordError) -> str:
     if isinstance(session, CorruptRecordError):
         return f"UNREADABLE: {explained(session)}"
     return output.brief(session)
+
+
+def conformance(report: Report, *, json: bool) -> None:
+    """Report what came of the checks of a backend: a row for each, and a line below."""
+    if json:
+        output.document([dataclasses.asdict(result) for result in report.results])
+        return
+    rows = []
+    for result in report.results:
+        demand = result.name.replace("_", " ")
+        rows.append([result.group, demand, result.status.value, result.message])
+        rows += [["", "", "", f"  {step}"] for step in result.steps]
+    output.table(["of", "check", "result", ""], rows)
+    counts = report.counts().items()
+    output.line(", ".join(f"{count} {status}" for status, count in counts))
+
+
+def draw(report: Report, directory: Path) -> None:
+    """Write the timelines of what failed into a directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for result in report.failed:
+        if result.drawing:
+            path = directory / f"{result.name}.svg"
+            path.write_text(result.drawing)
+            output.note(f"drawn: {path}")

@@ -1,0 +1,136 @@
+"""Checks of the contract by many at once: tasks, threads, processes.
+
+Each worker appends numbers to records, by loading one and committing the next, and
+notes what it was told; ``order`` and ``linearizability`` judge all of it. Neighbours:
+``subject``, ``workers`` (who do it, here and in ``child`` processes), ``endings`` (what
+interrupts).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from botsessions.conformance import child
+from botsessions.conformance.history import Violation
+from botsessions.conformance.subject import expect, soon
+from botsessions.conformance.witness import judge
+from botsessions.conformance.workers import append_in_turn, read_in_turn
+from botsessions.record import Record, Write
+
+if TYPE_CHECKING:
+    from botsessions.backend import Backend
+    from botsessions.conformance.history import Call
+    from botsessions.conformance.subject import Subject
+
+_WORKERS = 4
+# How often each worker appends, and how long it may take (seconds).
+_TIMES = 25
+_PATIENCE = 10.0
+
+
+async def tasks_lose_nothing(subject: Subject) -> None:
+    """Tasks that use one backend at once: who was told that it landed, it did."""
+    backend = (await subject.open()).backend
+    keys = [subject.key("a"), subject.key("b")]
+    work = [append_in_turn(backend, keys, n, _TIMES) for n in range(_WORKERS)]
+    calls = [call for made in await asyncio.gather(*work) for call in made]
+    await _judge(subject, backend, keys, calls)
+
+
+async def threads_lose_nothing(subject: Subject) -> None:
+    """Threads, each with a backend and an event loop of its own, lose nothing."""
+    await subject.need_shared()
+    keys = [subject.key("a"), subject.key("b")]
+
+    async def work(number: int) -> list[Call]:
+        backend = subject.made()
+        await backend.open()
+        try:
+            return await append_in_turn(backend, keys, number, _TIMES)
+        finally:
+            await backend.aclose()
+
+    # Made here, so that what must be made first (a file, a table) is there.
+    backend = (await subject.open()).backend
+    threads = [
+        asyncio.to_thread(asyncio.run, work(number)) for number in range(_WORKERS)
+    ]
+    calls = [call for made in await asyncio.gather(*threads) for call in made]
+    await _judge(subject, backend, keys, calls)
+
+
+async def processes_lose_nothing(subject: Subject) -> None:
+    """Processes, each with a backend of its own, lose nothing."""
+    await subject.need_shared()
+    keys = [subject.key("a"), subject.key("b")]
+    backend = (await subject.open()).backend
+    work = [
+        child.append_in_turn(subject.make, keys, number, _TIMES) for number in range(3)
+    ]
+    calls = [call for made in await asyncio.gather(*work) for call in made]
+    await _judge(subject, backend, keys, calls)
+
+
+async def reads_are_never_stale(subject: Subject) -> None:
+    """What one has read, nobody reads an earlier state of afterwards."""
+    key = subject.key()
+    backends = [(await subject.open()).backend for _ in range(_WORKERS)]
+    writers, readers = backends[:2], backends[2:]
+    work = [
+        *(append_in_turn(b, [key], n, _TIMES) for n, b in enumerate(writers)),
+        *(read_in_turn(b, [key], n, 2 * _TIMES) for n, b in enumerate(readers, 2)),
+    ]
+    calls = [call for made in await asyncio.gather(*work) for call in made]
+    await _judge(subject, backends[0], [key], calls)
+
+
+async def batches_in_any_order_never_block(subject: Subject) -> None:
+    """Batches of the same keys in other orders, at once: each is answered soon."""
+    backends = [await subject.open() for _ in range(_WORKERS)]
+    keys = [subject.key(f"{number:02}") for number in range(10)]
+    for key in keys:
+        await backends[0].must_write(key, None, subject.record())
+    until = await soon(backends[0].backend)
+    for turn in range(10):
+        subject.steps[:] = [f"{_WORKERS} batches of 10 keys, each in another order"]
+        found = (await backends[0].backend.load(keys)).records
+        there = [record for record in found if isinstance(record, Record)]
+        expect(len(there) == len(keys), "a record is gone")
+        batches = []
+        for backend in backends:
+            writes = [
+                Write(key, record.version, subject.record(b"%d" % turn, record), until)
+                for key, record in zip(keys, there, strict=True)
+            ]
+            subject.rng.shuffle(writes)
+            batches.append(backend.backend.commit(writes))
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                answers = await asyncio.gather(*batches)
+        except TimeoutError:
+            raise Violation(
+                f"no answer for {_PATIENCE:g} s: they wait for each other"
+            ) from None
+        for landed in answers:
+            wrong = [answer for answer in landed if not isinstance(answer, bool)]
+            expect(not wrong, f"an error instead of an answer: {wrong[:1]}")
+        total = sum(landed.count(True) for landed in answers)
+        expect(total == len(keys), f"{len(keys)} keys, {total} of the rivals landed")
+
+
+async def _judge(
+    subject: Subject, backend: Backend, keys: list[str], calls: list[Call]
+) -> None:
+    """Read all once more, and let the judges look at each key."""
+    calls += await read_in_turn(backend, keys, _WORKERS, len(keys))
+    judge(subject, calls)
+
+
+CHECKS = (
+    tasks_lose_nothing,
+    threads_lose_nothing,
+    processes_lose_nothing,
+    reads_are_never_stale,
+    batches_in_any_order_never_block,
+)

@@ -1,0 +1,322 @@
+"""What a check works with: backends to make, keys of its own, a clock, and its steps.
+
+The data may be shared by all backends that ``make`` returns (a file, a server) or be
+each backend's own (memory). It is found out by looking, and a check need not know:
+``open`` gives a further user of the same data either way. Neighbours: ``results``; the
+checks (``contract``, ``contention``, …) use it, ``run`` makes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+
+from botsessions.conformance.history import Violation
+from botsessions.conformance.results import NotSupported
+from botsessions.record import Record, Version, Write, ring_after
+from botsessions.store import SessionStore
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Sequence
+
+    from botsessions.backend import Backend, Outcome
+    from botsessions.errors import BackendError
+    from botsessions.record import Loaded
+
+    Make = Callable[..., Backend]
+
+MINUTE_MS = 60_000
+
+
+@runtime_checkable
+class SetsClock(Protocol):
+    """A ``make`` that can set the clock that its backends go by: a server's, in a test.
+
+    The clock stands still then, but for what the kit sets. Where a backend can be given
+    a clock there is no need for it: a ``make`` with a parameter ``clock`` gets the
+    kit's.
+    """
+
+    def set_clock(self, seconds: float) -> None:
+        """Let it be this time (seconds since the epoch)."""
+
+
+class Clock:
+    """Seconds since the epoch, ahead of the real time or behind it, or standing still.
+
+    It runs unless a check stops it: a backend may wait for its clock to go on.
+    """
+
+    def __init__(self) -> None:
+        self._offset = 0.0
+        self._stopped: float | None = None
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return (time.time() if self._stopped is None else self._stopped) + self._offset
+
+    def stop(self) -> None:
+        """Go on by ``move`` only."""
+        self._stopped = time.time()
+
+    def move(self, seconds: float) -> None:
+        """Go ahead, or back."""
+        self._offset += seconds
+
+
+class Subject:
+    """The backend under test, for one check on one event loop."""
+
+    def __init__(self, make: Make, rng: random.Random) -> None:
+        self.make = make
+        self.rng = rng
+        self.steps: list[str] = []
+        self.drawing = ""
+        self.prefix = f"conform{rng.getrandbits(40):010x}/"
+        self._clock = Clock() if takes_clock(make) else None
+        given: object = make
+        self._setter = given if isinstance(given, SetsClock) else None
+        self._set_at = time.time()
+        self._first: Backend | None = None
+        self._is_shared: bool | None = None
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        if self._setter is not None:
+            self._setter.set_clock(self._set_at)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._stack.aclose()
+
+    # Backends and stores.
+
+    def made(self) -> Backend:
+        """Return a new backend that is not open."""
+        return self.make() if self._clock is None else self.make(clock=self._clock)
+
+    async def user(self) -> Backend:
+        """Return an unopened backend over the data of this check.
+
+        It is a new object, or the only one there can be.
+        """
+        if self._first is None:
+            self._first = self.made()
+            return self._first
+        return self.made() if await self.is_shared() else self._first
+
+    async def open(self) -> Watched:
+        """Return an open backend over the data of this check; closed at its end."""
+        backend = await self.user()
+        await backend.open()
+        self._stack.push_async_callback(backend.aclose)
+        return Watched(backend, self)
+
+    async def store(self, **options: Any) -> SessionStore:
+        """Return an open store over the data of this check; closed at its end."""
+        given: dict[str, Any] = {
+            "namespace": self.namespace,
+            "rng": self.rng,
+            **options,
+        }
+        store = SessionStore(await self.user(), **given)
+        return await self._stack.enter_async_context(store)
+
+    @property
+    def namespace(self) -> str:
+        """Return the namespace whose keys are this check's own."""
+        return self.prefix.removesuffix("/")
+
+    async def is_shared(self) -> bool:
+        """Tell whether another backend that ``make`` returns sees the same data."""
+        if self._is_shared is None:
+            first, second = self.made(), self.made()
+            await first.open()
+            await second.open()
+            try:
+                # Not among the keys of the check.
+                key = f"{self.namespace}-shared/key"
+                write = Write(key, None, fresh(self.rng, b"\x01"), await soon(first))
+                await first.commit([write])
+                # One that is late with its writes is no reason to think otherwise.
+                await asyncio.sleep(0.05)
+                [found] = (await second.load([key])).records
+                self._is_shared = found is not None
+            finally:
+                await first.aclose()
+                await second.aclose()
+        return self._is_shared
+
+    async def need_shared(self) -> None:
+        """Go on only if backends that are made apart share their data."""
+        if not await self.is_shared():
+            raise NotSupported("each backend that make() returns has data of its own")
+
+    # Keys, versions, records.
+
+    def key(self, text: str = "key") -> str:
+        """Return a key that no other check uses."""
+        return self.prefix + text
+
+    def version(self, counter: int = 1) -> Version:
+        """Return a version that there never was."""
+        return Version(counter, self.rng.getrandbits(64) - (1 << 63))
+
+    def record(
+        self,
+        value: bytes = b"value",
+        before: Record | None = None,
+        expires_at: int | None = None,
+    ) -> Record:
+        """Return a record that may follow another, as the engine makes them."""
+        return fresh(self.rng, value, before, expires_at)
+
+    # Time.
+
+    def stop_clock(self) -> None:
+        """Let the clock of the backend stand still but for ``pass_time``."""
+        if self._clock is not None:
+            self._clock.stop()
+        elif self._setter is None:
+            raise NotSupported(
+                "its clock cannot be set: make() takes no clock, and has no set_clock"
+            )
+
+    async def pass_time(self, milliseconds: int) -> None:
+        """Let time pass by the clock of the backend (also back, if it can be moved)."""
+        self.steps.append(f"{milliseconds:+,} ms pass")
+        if self._clock is not None:
+            self._clock.move(milliseconds / 1000)
+        elif self._setter is not None:
+            self._set_at += milliseconds / 1000
+            self._setter.set_clock(self._set_at)
+        else:
+            await asyncio.sleep(milliseconds / 1000)
+
+
+class Watched:
+    """A backend whose loads and commits are noted as the steps of a check."""
+
+    def __init__(self, backend: Backend, subject: Subject) -> None:
+        self.backend = backend
+        self._subject = subject
+
+    async def load(self, *keys: str) -> Sequence[Record | BackendError | None]:
+        """Load records; only what was asked for, as many, may come back."""
+        return (await self.loaded(*keys)).records
+
+    async def loaded(self, *keys: str) -> Loaded:
+        """Load records with the clock."""
+        shown = " ".join(map(self._short, keys[:5])) + (" …" if len(keys) > 5 else "")
+        self._note(f"load {shown}")
+        loaded = await self.backend.load(keys)
+        found = ", ".join(map(described, loaded.records[:5]))
+        self._note(f"  is answered {found or 'nothing'} (now {loaded.now})")
+        expect(
+            len(loaded.records) == len(keys),
+            f"{len(keys)} keys were asked for, {len(loaded.records)} records came",
+        )
+        return loaded
+
+    async def found(self, key: str) -> Record:
+        """Load a record that must be there."""
+        [record] = await self.load(key)
+        if not isinstance(record, Record):
+            raise Violation(f"no record where one was: {record!r}")
+        return record
+
+    async def commit(self, *writes: Write) -> Sequence[Outcome]:
+        """Commit writes, as one batch."""
+        for write in writes[:5]:
+            expected = "none" if write.expected is None else shown(write.expected)
+            self._note(
+                f"commit {self._short(write.key)}: {expected} → "
+                f"{described(write.record)}"
+            )
+        if len(writes) > 5:
+            self._note(f"  … and {len(writes) - 5:,} more")
+        landed = await self.backend.commit(writes)
+        answers = ", ".join(map(repr, landed[:5])) + (", …" if len(landed) > 5 else "")
+        self._note(f"  is answered [{answers}]")
+        expect(
+            len(landed) == len(writes),
+            f"{len(writes)} writes went out, {len(landed)} answers came",
+        )
+        return landed
+
+    async def write(
+        self, key: str, expected: Record | None, record: Record, not_after: int = 0
+    ) -> bool:
+        """Commit one write that is in time; tell whether it landed."""
+        version = None if expected is None else expected.version
+        until = not_after or await soon(self.backend)
+        [landed] = await self.commit(Write(key, version, record, until))
+        if not isinstance(landed, bool):
+            raise Violation(f"an error instead of an answer: {landed!r}")
+        return landed
+
+    async def must_write(
+        self, key: str, expected: Record | None, record: Record
+    ) -> Record:
+        """Commit one write that has to land; return its record."""
+        landed = await self.write(key, expected, record)
+        expect(landed, "a write that expected what is there did not land")
+        return record
+
+    def _short(self, key: str) -> str:
+        text = key.removeprefix(self._subject.prefix)
+        return text if len(text) <= 60 else f"{text[:40]}…({len(text)})"
+
+    def _note(self, line: str) -> None:
+        self._subject.steps.append(line)
+
+
+def expect(condition: object, message: str) -> None:
+    """Raise ``Violation`` unless something is so."""
+    if not condition:
+        raise Violation(message)
+
+
+def fresh(
+    rng: random.Random,
+    value: bytes,
+    before: Record | None = None,
+    expires_at: int | None = None,
+) -> Record:
+    """Return a record that may follow another, with a version of its own."""
+    counter = 1 if before is None else before.version.counter + 1
+    version = Version(counter, rng.getrandbits(64) - (1 << 63))
+    created_at = int(time.time() * 1000) if before is None else before.created_at
+    return Record(version, value, ring_after(before), created_at, expires_at)
+
+
+async def soon(backend: Backend) -> int:
+    """Return a moment until which a write may land, by the clock of the backend."""
+    return (await backend.load(["conform/clock"])).now + MINUTE_MS
+
+
+def described(record: Record | BackendError | None) -> str:
+    """Return a record in a few words."""
+    if not isinstance(record, Record):
+        return "none" if record is None else repr(record)
+    value = repr(record.value[:12]) if record.value else "deleted"
+    size = f" ({len(record.value):,} bytes)" if len(record.value) > 12 else ""
+    end = "" if record.expires_at is None else f", until {record.expires_at}"
+    return f"{shown(record.version)} {value}{size}{end}"
+
+
+def shown(version: Version) -> str:
+    """Return a version in a few characters."""
+    return f"{version.counter}·{version.token & 0xFFFF:04x}"
+
+
+def takes_clock(make: Make) -> bool:
+    """Tell whether a backend can be given a clock."""
+    try:
+        return "clock" in inspect.signature(make).parameters
+    except (TypeError, ValueError):
+        return False

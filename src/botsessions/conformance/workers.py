@@ -1,0 +1,119 @@
+"""Who append to records and read them, by load and commit alone, and note each call.
+
+A record's value is the list of the ids of the appends that made it, eight bytes each.
+Ticks are nanoseconds of the monotonic clock, which all processes of a machine share.
+Neighbours: ``contention`` and ``child`` let them work, ``history`` says what a call is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import TYPE_CHECKING
+
+from botsessions.conformance.history import Call, Ids, Outcome, Verb, Violation
+from botsessions.conformance.subject import MINUTE_MS, fresh
+from botsessions.errors import OutcomeUnknownError
+from botsessions.record import Record, Write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from botsessions.backend import Backend
+
+# Ids of one worker are below this; its number says where they begin.
+_STRIDE = 1_000_000
+
+
+async def append_in_turn(
+    backend: Backend, keys: Sequence[str], number: int, times: int
+) -> list[Call]:
+    """Append so many ids to the records of keys, in turn; return the calls."""
+    rng = random.Random(number)
+    calls: list[Call] = []
+    for turn in range(times):
+        key = keys[(number + turn) % len(keys)]
+        landed: bool | None = False
+        while landed is False:
+            landed = await append(backend, key, number, calls, rng)
+            await asyncio.sleep(rng.random() * 0.002)
+    return calls
+
+
+async def append(  # noqa: PLR0913, PLR0917 - who, where, and to whom it is told
+    backend: Backend,
+    key: str,
+    number: int,
+    calls: list[Call],
+    rng: random.Random,
+    tell: Callable[[Call], None] = lambda _: None,
+) -> bool | None:
+    """Append one id, unless somebody was faster; None if nobody knows.
+
+    ``tell`` is told of each call that was answered, and of the change as it begins.
+    """
+    record, now = await _read(backend, key, number, calls)
+    tell(calls[-1])
+    before = ids_in(record)
+    call = _begin(calls, number, key, Verb.UPDATE)
+    tell(call)
+    after = (*before, call.id)
+    value = b"".join(i.to_bytes(8, "big") for i in after)
+    expected = None if record is None else record.version
+    write = Write(key, expected, fresh(rng, value, record), now + MINUTE_MS)
+    try:
+        [landed] = await backend.commit([write])
+    except OutcomeUnknownError:
+        landed = OutcomeUnknownError()
+    call.returned = time.monotonic_ns()
+    if isinstance(landed, OutcomeUnknownError):
+        return None
+    call.outcome = Outcome.DONE if landed is True else Outcome.FAILED
+    call.saw = after if landed is True else None
+    tell(call)
+    return landed is True
+
+
+async def read_in_turn(
+    backend: Backend, keys: Sequence[str], number: int, times: int
+) -> list[Call]:
+    """Read the records of keys, in turn; return the calls."""
+    calls: list[Call] = []
+    for turn in range(times):
+        await _read(backend, keys[turn % len(keys)], number, calls)
+        await asyncio.sleep(0)
+    return calls
+
+
+def ids_in(record: Record | None) -> Ids:
+    """Return the ids that a record lists."""
+    value = b"" if record is None else record.value
+    if len(value) % 8:
+        raise Violation(f"a value was cut: {len(value)} bytes are no list of ids")
+    return tuple(_numbers(value))
+
+
+async def _read(
+    backend: Backend, key: str, number: int, calls: list[Call]
+) -> tuple[Record | None, int]:
+    call = _begin(calls, number, key, Verb.GET)
+    loaded = await backend.load([key])
+    call.returned = time.monotonic_ns()
+    [record] = loaded.records
+    if record is not None and not isinstance(record, Record):
+        raise Violation(f"an error instead of a record: {record!r}")
+    call.outcome, call.saw = Outcome.DONE, ids_in(record)
+    return record, loaded.now
+
+
+def _begin(calls: list[Call], number: int, key: str, verb: Verb) -> Call:
+    ident = (number + 1) * _STRIDE + len(calls)
+    call = Call(ident, key, verb, time.monotonic_ns(), process=f"worker {number}")
+    calls.append(call)
+    return call
+
+
+def _numbers(value: bytes) -> Iterator[int]:
+    for at in range(0, len(value), 8):
+        yield int.from_bytes(value[at : at + 8], "big")
