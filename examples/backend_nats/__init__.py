@@ -50,13 +50,16 @@ class NatsBackend:
                         await client.connect(self._servers, max_reconnect_attempts=-1)
                     await client.jetstream().create_key_value(self._bucket)
         except BaseException:
-            await self._close(client)
+            if client is not self._servers:
+                await client.close()
             raise
         self._clients.setdefault(asyncio.get_running_loop(), []).append(client)
 
     async def aclose(self) -> None:
         """Close the connection that was opened last; the first one serves all."""
-        await self._close(self._clients[asyncio.get_running_loop()].pop())
+        client = self._clients[asyncio.get_running_loop()].pop()
+        if client is not self._servers:
+            await client.close()
 
     async def load(self, keys: Sequence[str]) -> bs.Loaded:
         """Read the clock, then the records: what is alive was so during this load."""
@@ -104,9 +107,8 @@ class NatsBackend:
 
     async def _swap(self, write: bs.Write) -> bool:
         before, last = await self._read(write.key)
-        version = before and before.version
-        if version != write.expected:
-            return version == write.record.version  # an earlier copy of this write
+        if (before and before.version) != write.expected:
+            return False
         message, header = _packed(write, before), {IF_LAST: str(last)}
         try:
             await self._js().publish(self._at(write.key), message, headers=header)
@@ -150,10 +152,6 @@ class NatsBackend:
 
     def _js(self) -> Any:
         return self._client().jetstream(timeout=2)
-
-    async def _close(self, client: Client) -> None:
-        if client is not self._servers:
-            await client.close()
 
 
 @contextmanager

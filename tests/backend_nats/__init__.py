@@ -1,0 +1,1 @@
+"""The example of a backend outside the package, on a real NATS server."""
