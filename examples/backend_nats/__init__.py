@@ -1,7 +1,4 @@
-"""Sessions in NATS JetStream: a backend outside the package (docs/write-a-backend.md).
-
-It needs nats-py, and nats-server 2.9 or newer with JetStream.
-"""
+"""Sessions in NATS: a backend outside the package, as docs/write-a-backend.md tells."""
 
 import asyncio
 import datetime as dt
@@ -24,7 +21,11 @@ from botsessions.record import GRACE_MS, tokens
 CLOCK = "$SYS.REQ.ACCOUNT.PING.STATZ"
 IF_LAST = "Nats-Expected-Last-Subject-Sequence"
 NO_MESSAGE, WRONG_LAST = 10037, (10071, 10164)  # numbers of JetStream's errors
+AT_FIRST: Any = {"allow_reconnect": False, "max_reconnect_attempts": 1}
+LATER = {"allow_reconnect": True, "max_reconnect_attempts": -1}
+BUCKET = KeyValueConfig("botsessions", direct=False)
 EPOCH, MS = dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.timedelta(milliseconds=1)
+Pages = AsyncIterator[bs.Page]
 
 
 class NatsBackend:
@@ -32,12 +33,9 @@ class NatsBackend:
 
     concurrent_batches = 2
 
-    def __init__(
-        self, servers: str | Client, *, bucket: str = "botsessions", replicas: int = 1
-    ) -> None:
-        self._servers = servers
-        self._bucket = KeyValueConfig(bucket, replicas=replicas, direct=False)
-        self._stream, self._prefix = f"KV_{bucket}", f"$KV.{bucket}."
+    def __init__(self, servers: str | Client, bucket: KeyValueConfig = BUCKET) -> None:
+        self._servers, self._bucket = servers, bucket
+        self._stream, self._prefix = f"KV_{bucket.bucket}", f"$KV.{bucket.bucket}."
         self._clients: WeakKeyDictionary[Any, list[Client]] = WeakKeyDictionary()
 
     async def open(self) -> None:
@@ -45,10 +43,10 @@ class NatsBackend:
         client = self._servers if isinstance(self._servers, Client) else Client()
         try:
             with _errors():
-                async with asyncio.timeout(4):
-                    if isinstance(self._servers, str):
-                        await client.connect(self._servers, max_reconnect_attempts=-1)
-                    await client.jetstream().create_key_value(self._bucket)
+                if isinstance(self._servers, str):
+                    await client.connect(self._servers, ping_interval=1, **AT_FIRST)
+                    client.options |= LATER
+                await client.jetstream(timeout=2).create_key_value(self._bucket)
         except BaseException:
             if client is not self._servers:
                 await client.close()
@@ -73,9 +71,7 @@ class NatsBackend:
         sure = (bool, bs.BackendError, bs.OutcomeUnknownError)
         return [o if isinstance(o, sure) else bs.OutcomeUnknownError(o) for o in told]
 
-    async def list_pages(
-        self, prefix: str, after: str, limit: int
-    ) -> AsyncIterator[bs.Page]:
+    async def list_pages(self, prefix: str, after: str, limit: int) -> Pages:
         """Walk the keys that are there as the walk begins; read page by page."""
         keys = [key for key in await self._keys(prefix) if key > after]
         for begin in range(0, len(keys), limit):
@@ -159,17 +155,14 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except (Error, OSError, TimeoutError) as exc:
-        why = f"{exc or 'no answer'}; does NATS run there, with JetStream?"
+        why = f"{type(exc).__name__}: {exc}; is NATS there, with JetStream?"
         raise bs.BackendUnavailableError(why) from exc
 
 
 def _packed(write: bs.Write, before: bs.Record | None) -> bytes:
     """Pack a record, when it must have come, and what holds if it comes later."""
-    return ormsgpack.packb((write.not_after, _fields(write.record), _fields(before)))
-
-
-def _fields(record: bs.Record | None) -> tuple[Any, ...] | None:
-    return record and (*record.version, *record[1:])
+    both = [r and (*r.version, *r[1:]) for r in (write.record, before)]
+    return ormsgpack.packb((write.not_after, *both))
 
 
 def _unpacked(message: Any) -> bs.Record | None:

@@ -1,4 +1,4 @@
-"""The example keeps the contract: each check of the kit, and no excuse but the clock."""
+"""The example keeps the contract: each check of the kit but for a clock to be set."""
 
 from __future__ import annotations
 
