@@ -8,6 +8,7 @@ or by one of its properties, never by its name.
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from botsessions import (
@@ -22,7 +23,7 @@ from botsessions import (
 from botsessions.backends import redis_record
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     from botsessions import Loaded, Write
@@ -111,6 +112,10 @@ class Place:
         """Return a new backend over this place's data."""
         raise NotImplementedError
 
+    def elsewhere(self) -> Callable[[], Backend]:
+        """Return what makes a backend over this place's data in another process."""
+        raise NotImplementedError
+
     def store(self, **options: Any) -> SessionStore:
         """Return a new store over a new backend."""
         return SessionStore(self.backend(), **options)
@@ -143,6 +148,10 @@ class SQLite(Place):
             self.directory / "sessions.db", durability="normal", clock=self.clock
         )
 
+    def elsewhere(self) -> Callable[[], Backend]:
+        path = self.directory / "sessions.db"
+        return partial(SQLiteBackend, path, durability="normal")
+
 
 class Postgres(Place):
     """A table of its own on a real server."""
@@ -158,6 +167,9 @@ class Postgres(Place):
 
     def backend(self) -> Backend:
         return PostgresBackend(self._dsn, schema=self._schema)
+
+    def elsewhere(self) -> Callable[[], Backend]:
+        return partial(PostgresBackend, self._dsn, schema=self._schema)
 
 
 class Redis(Place):
@@ -177,6 +189,9 @@ class Redis(Place):
 
     def backend(self) -> Backend:
         return self.clock.rule(RedisBackend(self._url))
+
+    def elsewhere(self) -> Callable[[], Backend]:
+        return partial(RedisBackend, self._url)
 
 
 class Valkey(Redis):

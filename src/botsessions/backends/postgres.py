@@ -141,7 +141,7 @@ class PostgresBackend:
             if is_cut_off(exc):
                 raise OutcomeUnknownError(f"the connection ended: {exc!r}") from exc
             raise refused(exc, self._where) from exc
-        return [write.key in landed for write in writes]
+        return [(write.key, write.record.version.token) in landed for write in writes]
 
     def list_pages(self, prefix: str, after: str, limit: int) -> AsyncIterator[Page]:
         """Read pages of records in the order of their keys."""
@@ -162,8 +162,8 @@ class PostgresBackend:
 
     async def _send(
         self, connection: asyncpg.Connection, statement: str, rows: list[_Row]
-    ) -> set[str]:
-        """Run a statement for each row; return the keys that landed."""
+    ) -> set[tuple[str, int]]:
+        """Run a statement for each row; return the keys and tokens that landed."""
         if self._begin:
             await connection.execute(self._begin)
             try:
@@ -176,7 +176,7 @@ class PostgresBackend:
             answers = await connection.fetch(statement, *rows[0])
         else:
             answers = await connection.fetchmany(statement, rows)
-        return {answer[0] for answer in answers}
+        return {(key, token) for key, token in answers}
 
     async def _read(self, statement: str, *parameters: Any) -> list[asyncpg.Record]:
         """Run a statement that may be run twice: a connection may have died unseen."""

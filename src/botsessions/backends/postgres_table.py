@@ -46,7 +46,7 @@ class Statements:
         )
         self.replace = (
             f"UPDATE {self.name} SET v = $1, t = $2, b = $3, r = $4, c = $5, e = $6 "
-            f"WHERE k = $7 AND v = $8 AND t = $9 AND {_NOW} < $10 RETURNING k"
+            f"WHERE k = $7 AND v = $8 AND t = $9 AND {_NOW} < $10 RETURNING k, t"
         )
         # Also for writes that expect no record ($8 is NULL): one statement for both, so
         # that a batch of both is one transaction, in the order of its keys.
@@ -54,8 +54,8 @@ class Statements:
             f"WITH replaced AS ({self.replace}), created AS ("
             f"INSERT INTO {self.name} ({record}, k) "
             "SELECT $1, $2, $3, $4, $5, $6, $7 "
-            f"WHERE $8 IS NULL AND {_NOW} < $10 ON CONFLICT (k) DO NOTHING RETURNING k"
-            ") SELECT k FROM replaced UNION ALL SELECT k FROM created"
+            f"WHERE $8 IS NULL AND {_NOW} < $10 ON CONFLICT (k) DO NOTHING "
+            "RETURNING k, t) SELECT * FROM replaced UNION ALL SELECT * FROM created"
         )
         self.list = (
             f"SELECT {_NOW}, k, {record} FROM (SELECT *, "
