@@ -85,10 +85,11 @@ class NatsBackend:
         end, swept = await self._now() - GRACE_MS, 0
         for key in await self._keys(prefix):
             record, last = await self._read(key)
-            if swept < limit and last and (record is None or record.is_dead(end)):
+            if last and (record is None or record.is_dead(end)):
                 with _errors():
                     await self._js().purge_stream(self._stream, last + 1, self._at(key))
-                swept += 1
+                if (swept := swept + 1) == limit:
+                    break
         return swept
 
     async def _read(self, key: str) -> tuple[bs.Record | None, int]:
@@ -160,9 +161,8 @@ def _errors() -> Iterator[None]:
 
 
 def _packed(write: bs.Write, before: bs.Record | None) -> bytes:
-    """Pack a record, when it must have come, and what holds if it comes later."""
     both = [r and (*r.version, *r[1:]) for r in (write.record, before)]
-    return ormsgpack.packb((write.not_after, *both))
+    return ormsgpack.packb((write.not_after, *both))  # the latter if it comes late
 
 
 def _unpacked(message: Any) -> bs.Record | None:

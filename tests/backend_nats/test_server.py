@@ -120,17 +120,17 @@ async def test_a_connection_that_falls_silent_is_replaced(
 # Late, lost and foreign.
 
 
-def at_publishing(way: Way, deed: Deed) -> proxy.Rule:
-    """Do something to the first message that is published, or to its answer."""
-    seen, done = False, False
+def at_publishing(way: Way, deed: Deed, after: int = 0) -> proxy.Rule:
+    """Do something to the first message that is published, or to an answer behind."""
+    seen, left = False, after
 
     def rule(this: Way, piece: bytes, before: int) -> Deed:
-        nonlocal seen, done
+        nonlocal seen, left
         seen = seen or (this is Way.REQUEST and b"HPUB $KV." in piece)
-        if done or not seen or this is not way:
+        if not seen or this is not way:
             return proxy.PASS
-        done = True
-        return deed
+        left -= 1
+        return deed if left == -1 else proxy.PASS
 
     return rule
 
@@ -169,21 +169,31 @@ async def test_a_session_that_ends_while_its_update_is_under_way_is_not_revived(
             assert await store.update(KEYS[0], count) == {"n": 1}
 
 
+@pytest.mark.parametrize("answers", [0, 1])
 async def test_a_write_of_which_no_answer_comes_is_unknown(
-    nats_server: NatsServer, bucket: KeyValueConfig
+    nats_server: NatsServer, bucket: KeyValueConfig, answers: int
 ) -> None:
+    """Neither that it is stored, nor, if that is told, that it came in time."""
     async with Proxy(nats_server.port) as between:
         backend = NatsBackend(f"nats://127.0.0.1:{between.port}", bucket)
-        async with (
-            opened(backend),
-            opened(NatsBackend(nats_server.url, bucket)) as other,
-        ):
+        direct = NatsBackend(nats_server.url, bucket)
+        async with opened(backend), opened(direct):
             until = (await backend.load([])).now + MINUTE_MS
-            between.rule = at_publishing(Way.REPLY, proxy.CUT_BEFORE)
+            between.rule = at_publishing(Way.REPLY, proxy.CUT_BEFORE, answers)
             write = Write("k", None, record(1), until)
             [outcome] = await backend.commit([write])
             assert isinstance(outcome, bs.OutcomeUnknownError)
-            assert (await other.load(["k"])).records == [write.record]
+            assert (await direct.load(["k"])).records == [write.record]
+
+
+async def test_a_key_of_which_all_came_too_late_is_swept(
+    nats_server: NatsServer, bucket: KeyValueConfig
+) -> None:
+    async with opened(NatsBackend(nats_server.url, bucket)) as backend:
+        now = (await backend.load([])).now
+        assert await backend.commit([Write("k", None, record(1), now)]) == [False]
+        assert await backend.sweep("", 10) == 1
+        assert await backend.sweep("", 10) == 0
 
 
 async def test_what_nats_does_not_take_concerns_its_write_alone(
