@@ -7,11 +7,12 @@ import inspect
 import random
 import signal
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import nats
 import pytest
-from nats.js.api import KeyValueConfig
+from nats.js.api import KeyValueConfig, RawStreamMsg
 
 import botsessions as bs
 from botsessions.record import Record, Version, Write, ring_after
@@ -156,6 +157,33 @@ async def test_a_write_that_arrives_at_its_end_does_not_land(
                 assert await direct.commit([again]) == [True]
                 before = again.record
                 assert (await slow.load(["k"])).records == [before]
+
+
+def test_a_message_is_late_from_the_very_millisecond_of_its_end() -> None:
+    before, after = record(1, b"before"), record(2, b"after")
+    end = datetime(2026, 1, 1, tzinfo=UTC)
+    write = Write("k", before.version, after, int(end.timestamp()) * 1000)
+    data = backend_nats._packed(write, before)
+    for early, found in ((1, after), (0, before), (-1, before)):
+        message = RawStreamMsg(data=data, time=end - timedelta(microseconds=early))
+        assert backend_nats._unpacked(message) == found
+
+
+async def test_what_came_too_late_in_between_does_not_make_others_lose(
+    nats_server: NatsServer, bucket: KeyValueConfig
+) -> None:
+    direct = NatsBackend(nats_server.url, bucket)
+    async with Proxy(nats_server.port) as between:
+        slow = NatsBackend(f"nats://127.0.0.1:{between.port}", bucket)
+        async with opened(direct), opened(slow):
+            now = (await direct.load([])).now
+            between.rule = at_publishing(Way.REQUEST, Deed(delay=0.3))
+            write = Write("k", None, record(1), now + MINUTE_MS)
+            committing = asyncio.create_task(slow.commit([write]))
+            await asyncio.sleep(0.15)
+            late = Write("k", None, record(2), now)
+            assert await direct.commit([late]) == [False]
+            assert await committing == [True]
 
 
 async def test_a_session_that_ends_while_its_update_is_under_way_is_not_revived(
