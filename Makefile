@@ -6,6 +6,8 @@ SHELL := /bin/bash
 .SECONDEXPANSION:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# The tests start hundreds of Pythons: none of them should compile what another has.
+unexport PYTHONDONTWRITEBYTECODE
 
 # A Python counts when it runs and can make a venv. A pyenv shim may refuse to run, so
 # the interpreters behind the shims are tried as well.
@@ -90,14 +92,18 @@ wheel: $(CHECK)/.ready
 	    print('the wheel of', b.__version__, 'installs, imports and is typed')"
 
 # The simulation plays its thousands of runs on one Python, a tenth of them on the others;
-# and servers fail on one Python only, which they know nothing of: the laws hold on all.
-# Nor need the tests that start many processes, or play a day, be run on each.
+# and servers fail on one Python only, which they know nothing of. Nor need the tests that
+# start many processes, play a day, or break things on purpose be run on each. The laws
+# hold on the oldest and the newest over all servers, between them over what needs none.
 # Three processes for two cores: the tests of servers that fail wait most of their time.
-ONCE := $(addprefix --ignore=tests/,redis postgres test_network.py test_deploy.py \
-    adapters/test_day.py $(addprefix cli/test_,process.py copy.py resume.py kill.py))
+ONCE := $(addprefix --ignore=tests/,redis postgres soak nats test_network.py test_deploy.py \
+    adapters/test_day.py $(addprefix conformance/test_,places.py wrong.py) \
+    $(addprefix cli/test_,process.py copy.py resume.py kill.py))
+BETWEEN := -k "not (Postgres or Redis or Valkey)"
 $(FOUND:%=tests-%): tests-%: .venv/test/%/.ready
 	@$(if $(filter-out $(MAIN),$*),SIMULATION_RUNS=15) .venv/test/$*/bin/python -m pytest \
-	    --numprocesses 3 --dist worksteal $(if $(filter-out $(MAIN),$*),$(ONCE))
+	    --numprocesses 3 --dist worksteal $(if $(filter-out $(MAIN),$*),$(ONCE)) \
+	    $(if $(filter-out $(MAIN) $(lastword $(FOUND)),$*),$(BETWEEN))
 
 # The tests that aiogram, aiogram_dialog and python-telegram-bot have of their storages,
 # in memory, in a SQLite file, and but for aiogram_dialog's on servers.

@@ -1,0 +1,162 @@
+"""The kit as its users meet it: function, report, plugin, command line."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+import botsessions as bs
+from botsessions.conformance import CHECKS, Result, Status, check_backend
+from tests.cli.tool import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+NAMES = [check.name for check in CHECKS]
+PAGE = (ROOT / "docs" / "conformance.md").read_text()
+
+
+class Unconditional(bs.MemoryBackend):
+    """Takes whatever is written, whatever is there."""
+
+    async def commit(self, writes: Sequence[bs.Write]) -> list[bool]:
+        found = (await self.load([write.key for write in writes])).records
+        there = [r.version if isinstance(r, bs.Record) else None for r in found]
+        pairs = zip(writes, there, strict=True)
+        return await super().commit([w._replace(expected=v) for w, v in pairs])
+
+
+def test_each_check_has_a_name_and_a_demand_and_is_on_the_page() -> None:
+    assert len(set(NAMES)) == len(NAMES) >= 56
+    rows = re.findall(r"^\| (\w+) \| `(\w+)` \| (.+) \|$", PAGE, re.MULTILINE)
+    assert rows == [(check.group, check.name, check.demand) for check in CHECKS]
+
+
+def test_a_right_backend_passes_and_lacks_only_what_it_cannot_do() -> None:
+    told: list[Result] = []
+    report = check_backend(bs.MemoryBackend, on_result=told.append)
+    assert report.passed
+    assert [result.name for result in report.results] == NAMES
+    assert tuple(told) == report.results
+    lacking = {r.name for r in report.results if r.status is Status.NOT_SUPPORTED}
+    assert lacking == {
+        "threads_lose_nothing",
+        "processes_lose_nothing",
+        "a_kill_loses_nothing_acknowledged",
+        "loading_now_is_loading",
+    }
+
+
+def test_a_file_is_shared_with_processes(tmp_path: Path) -> None:
+    names = ["processes_lose_nothing", "a_kill_loses_nothing_acknowledged"]
+    report = check_backend(partial(bs.SQLiteBackend, tmp_path / "db"), only=names)
+    assert report.counts()[Status.PASSED] == 2, str(report)
+
+
+def test_a_wrong_backend_is_told_what_is_wrong_and_how_it_shows() -> None:
+    name = "each_write_compares_the_token"
+    report = check_backend(Unconditional, only=[name])
+    [result] = report.failed
+    assert result.name == name
+    assert "and landed" in result.message
+    assert any("commit" in step for step in result.steps)
+    text = str(report)
+    assert "✗ each write compares the token" in text
+    assert result.message in text
+    assert result.steps[-1] in text
+
+
+def test_a_check_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(ValueError, match="there is no check flies"):
+        check_backend(bs.MemoryBackend, only=["flies"])
+
+
+def test_a_backend_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
+    make = partial(bs.SQLiteBackend, tmp_path / "no" / "such" / "folder.db")
+    with pytest.raises(bs.BackendUnavailableError, match="does not exist"):
+        check_backend(make)
+
+
+def test_what_cannot_be_sent_to_a_process_is_not_supported(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    make = lambda: bs.SQLiteBackend(path)  # noqa: E731 - pickle cannot send it
+    [result] = check_backend(make, only=["processes_lose_nothing"]).results
+    assert result.status is Status.NOT_SUPPORTED
+    assert "cannot be sent" in result.message
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_under_pytest_each_check_is_a_case(tmp_path: Path) -> None:
+    (tmp_path / "test_mine.py").write_text(
+        "import botsessions as bs\n"
+        "from tests.conformance.test_kit import Unconditional\n"
+        "def test_mine(conformance_check):\n"
+        "    conformance_check(Unconditional)\n"
+    )
+    result = run(
+        "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ".", "test_mine.py",
+        f"--override-ini=pythonpath={ROOT}", "-rfs", cwd=tmp_path,
+    )  # fmt: skip
+    assert "FAILED test_mine.py::test_mine[each_write_compares_the_token]" in (
+        result.stdout
+    )
+    assert "it expected" in result.stdout
+    assert "it has no load_now" in result.stdout
+    counts = re.findall(r"(\d+) (failed|passed|skipped)", result.stdout)
+    assert sum(int(count) for count, _ in counts) == len(NAMES)
+
+
+def test_the_command_prints_a_table_and_fails_when_a_check_does(tmp_path: Path) -> None:
+    factory = "tests.conformance.test_kit:Unconditional"
+    chosen = [
+        "--only",
+        "each_write_compares_the_token",
+        "--only",
+        "an_empty_batch_is_fine",
+    ]
+    result = run("botsessions.cli", "conform", factory, *chosen, cwd=ROOT)
+    assert result.returncode == 1
+    assert re.search(r"each write compares the token +failed +it exp", result.stdout)
+    assert "1 passed, 0 not supported, 1 failed" in result.stdout
+    as_json = run("botsessions.cli", "conform", factory, *chosen, "--json", cwd=ROOT)
+    results = json.loads(as_json.stdout)
+    assert {r["name"]: r["status"] for r in results} == {
+        "an_empty_batch_is_fine": "passed",
+        "each_write_compares_the_token": "failed",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing:here"], "No module named 'nothing'"),
+        (["json"], "module:function"),
+        (["json:JSONDecodeError"], "no backend was made: TypeError"),
+        (["json:__name__"], "no function and no class"),
+        (
+            ["botsessions:MemoryBackend", "--only", "an_emty_batch"],
+            "did you mean an_em",
+        ),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(arguments: list[str], message: str) -> None:
+    result = run("botsessions.cli", "conform", *arguments, cwd=ROOT)
+    assert result.returncode in {1, 2}
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
