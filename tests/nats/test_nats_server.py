@@ -1,4 +1,7 @@
-"""A server that is killed, hung, cut off or misused, and what is true afterwards."""
+"""A server that is killed, hung, cut off or misused, and what is true afterwards.
+
+This directory is no package, for the reason that ``tests/redis`` is none.
+"""
 
 from __future__ import annotations
 
