@@ -18,13 +18,13 @@ from botsessions.backend import (
 from botsessions.conformance.results import NotSupported
 from botsessions.conformance.subject import MINUTE_MS, expect, soon
 from botsessions.keys import SessionKey
-from botsessions.record import GRACE_MS
+from botsessions.record import GRACE_MS, Write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from botsessions.backend import Backend, Page
-    from botsessions.conformance.subject import Subject
+    from botsessions.conformance.subject import Subject, Watched
 
 _KEY = SessionKey(chat_id=1, user_id=2)
 # Names in ascending order of their code points, with neighbours of a prefix, characters
@@ -33,6 +33,10 @@ _NAMES = (
     *("A", "B", "a", "a!", "a%", "a*b", "a/", "a/1", "a/10", "a/2", "a/B", "a/b"),
     *("a/b!", "a/b/c", "a/~", "a0", "aB", "a[1]", "a_b", "ab", "b", "~"),
 )
+# Each page has one of these at least, but for an empty one at the end.
+_MOST_PAGES = len(_NAMES) + 2
+# How far the clock of an answer may be from that of the next load, in milliseconds.
+_NEAR = 5_000
 
 
 async def listing_is_whole_and_in_order(subject: Subject) -> None:
@@ -49,6 +53,8 @@ async def listing_is_whole_and_in_order(subject: Subject) -> None:
         record = subject.record(name.encode())
         there[subject.key(name)] = record
         await watched.must_write(subject.key(name), None, record)
+    clock = (await _pages(lister, subject.prefix, "", 1))[0].now
+    expect(abs(clock - await _now(watched.backend)) < _NEAR, "pages have another clock")
     for prefix in ("", "a", "a/", "a/b", "a%", "a_", "a*", "a[1]", "none"):
         for after in ("", subject.key("a/1"), subject.key("a/b"), subject.key("~")):
             for limit in (1, 2, 3, len(_NAMES), 1_000):
@@ -137,6 +143,27 @@ async def sweeping_takes_only_the_long_dead(subject: Subject) -> None:
                 await asyncio.sleep(0.1)
                 found = await watched.load(subject.key(name.replace(" ", "-")))
         expect(found == [None], f"not swept: {name}")
+    await _renew_while_swept(subject, watched, sweeper)
+
+
+async def _renew_while_swept(
+    subject: Subject, watched: Watched, sweeper: SupportsSweeping
+) -> None:
+    """Let a sweep and a write come to the same dead record, one or the other first."""
+    until = await soon(watched.backend)
+    for turn in range(10):
+        key = subject.key(f"renewed{turn}")
+        dead = subject.record(expires_at=until - MINUTE_MS - 2 * GRACE_MS)
+        await watched.must_write(key, None, dead)
+        sweep = asyncio.ensure_future(sweeper.sweep(subject.prefix, 100))
+        for _ in range(turn):
+            await asyncio.sleep(0)
+        alive = subject.record(b"renewed", dead)
+        [landed] = await watched.commit(Write(key, dead.version, alive, until))
+        await sweep
+        if landed is True:
+            found = await watched.load(key)
+            expect(found == [alive], "renewed while it was swept, and swept")
 
 
 async def sweeping_keeps_to_its_bounds(subject: Subject) -> None:
@@ -181,7 +208,7 @@ async def loading_now_is_loading(subject: Subject) -> None:
         subject.steps.append(f"load_now is answered {loaded.records!r}")
         expect(list(loaded.records) == [found, None], "it is not what was acknowledged")
         expect(
-            abs(loaded.now - await _now(other.backend)) < 5_000, "it has another clock"
+            abs(loaded.now - await _now(other.backend)) < _NEAR, "it has another clock"
         )
     expect(answered > 0, "it never answers, even when nothing is under way")
 
@@ -211,7 +238,11 @@ async def inline_and_contract_agree(subject: Subject) -> None:
 async def _pages(
     lister: SupportsListing, prefix: str, after: str, limit: int
 ) -> Sequence[Page]:
-    return [page async for page in lister.list_pages(prefix, after, limit)]
+    pages: list[Page] = []
+    async for page in lister.list_pages(prefix, after, limit):
+        pages.append(page)
+        expect(len(pages) <= _MOST_PAGES, "the walk goes on and on")
+    return pages
 
 
 async def _now(backend: Backend) -> int:

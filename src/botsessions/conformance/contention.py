@@ -33,6 +33,7 @@ async def tasks_lose_nothing(subject: Subject) -> None:
     """Tasks that use one backend at once: who was told that it landed, it did."""
     backend = (await subject.open()).backend
     keys = [subject.key("a"), subject.key("b")]
+    subject.steps.append(f"{_WORKERS} tasks append to a and b, {_TIMES} times each")
     work = [append_in_turn(backend, keys, n, _TIMES) for n in range(_WORKERS)]
     calls = [call for made in await asyncio.gather(*work) for call in made]
     await _judge(subject, backend, keys, calls)
@@ -53,6 +54,7 @@ async def threads_lose_nothing(subject: Subject) -> None:
 
     # Made here, so that what must be made first (a file, a table) is there.
     backend = (await subject.open()).backend
+    subject.steps.append(f"{_WORKERS} threads append to a and b, {_TIMES} times each")
     threads = [
         asyncio.to_thread(asyncio.run, work(number)) for number in range(_WORKERS)
     ]
@@ -65,6 +67,7 @@ async def processes_lose_nothing(subject: Subject) -> None:
     await subject.need_shared()
     keys = [subject.key("a"), subject.key("b")]
     backend = (await subject.open()).backend
+    subject.steps.append(f"3 processes append to a and b, {_TIMES} times each")
     work = [
         child.append_in_turn(subject.make, keys, number, _TIMES) for number in range(3)
     ]
@@ -77,6 +80,7 @@ async def reads_are_never_stale(subject: Subject) -> None:
     key = subject.key()
     backends = [(await subject.open()).backend for _ in range(_WORKERS)]
     writers, readers = backends[:2], backends[2:]
+    subject.steps.append(f"2 tasks append, {_TIMES} times each, while 2 read")
     work = [
         *(append_in_turn(b, [key], n, _TIMES) for n, b in enumerate(writers)),
         *(read_in_turn(b, [key], n, 2 * _TIMES) for n, b in enumerate(readers, 2)),

@@ -40,9 +40,13 @@ async def a_cancelled_load_leaves_it_usable(subject: Subject) -> None:
     watched = await subject.open()
     backend, key = watched.backend, subject.key()
     record = await watched.must_write(key, None, subject.record())
+    other = subject.key("other")
+    await watched.must_write(other, None, subject.record(b"other"))
     for at in range(1, _AWAITS):
-        subject.steps[:] = [f"load, cancelled at its await number {at}; load"]
-        reached = await _cancelled_at(at, partial(backend.load, [key]))
+        steps = f"load other, cancelled at its await number {at}; load key"
+        subject.steps[:] = [steps]
+        # Of another key: an answer that comes late must not be taken for this one's.
+        reached, _ = await _cancelled_at(at, partial(backend.load, [other]))
         found = await _soon(backend.load([key]))
         expect(list(found.records) == [record], "the next load shows something else")
         if not reached:
@@ -62,10 +66,23 @@ async def a_cancelled_commit_leaves_it_usable(subject: Subject) -> None:
             Write(key, record and record.version, after, until)
             for key, record, after in zip(keys, there, new, strict=True)
         ]
-        reached = await _cancelled_at(at, partial(backend.commit, writes))
+        reached, landed = await _cancelled_at(at, partial(backend.commit, writes))
+        wrong = [
+            Write(key, subject.version(), subject.record(b"wrong"), until)
+            for key in keys
+        ]
+        answers = list(await _soon(backend.commit(wrong)))
+        expect(
+            answers == [False, False, False],
+            f"the next commit expects what never was, and is told {answers}",
+        )
         found = (await _soon(backend.load(keys))).records
         for record, old, after in zip(found, there, new, strict=True):
             expect(record in {old, after}, f"neither before nor after: {record!r}")
+        # It may have been answered all the same; then that is true.
+        for did, record, after in zip(landed or (), found, new, strict=False):
+            told = not isinstance(did, bool) or did is (record == after)
+            expect(told, f"it was told {did}, and that is not what is there")
         for number, key in enumerate(keys):
             there[number] = await _write_over(subject, backend, key)
         if not reached:
@@ -139,6 +156,7 @@ async def a_kill_loses_nothing_acknowledged(subject: Subject) -> None:
     calls: list[Call] = []
     for number in range(_KILLS):
         seconds = 0.1 + 0.2 * subject.rng.random()
+        subject.steps.append(f"a process appends, and is killed after {seconds:.2f} s")
         calls += await child.hammer(subject.make, keys, number, seconds)
         calls += await read_in_turn(backend, keys, _KILLS + number, len(keys))
     judge(subject, calls)
@@ -155,7 +173,8 @@ async def _write_over(subject: Subject, backend: Backend, key: str) -> Record:
             record = subject.record(b"over", found)
             expected = found and found.version
             write = Write(key, expected, record, await soon(backend))
-            if (await backend.commit([write]))[0] is True:
+            [landed] = await backend.commit([write])
+            if landed is True:
                 return record
 
 
@@ -167,8 +186,13 @@ async def _soon(work: Coroutine[Any, Any, T]) -> T:
         raise Violation(f"no answer for {_PATIENCE:g} s") from None
 
 
-async def _cancelled_at(at: int, call: Callable[[], Coroutine[Any, Any, Any]]) -> bool:
-    """Make a call, and cancel it at its so many-th await; tell whether it got there."""
+async def _cancelled_at(
+    at: int, call: Callable[[], Coroutine[Any, Any, T]]
+) -> tuple[bool, T | None]:
+    """Make a call, and cancel it at its so many-th await.
+
+    Tell whether it got there, and what it answered, if it did.
+    """
     counted = _Counted(call(), at)
     task = asyncio.ensure_future(_await(counted))
     counted.task = task
@@ -177,12 +201,14 @@ async def _cancelled_at(at: int, call: Callable[[], Coroutine[Any, Any, Any]]) -
             await asyncio.wait([task])
     except TimeoutError:
         raise Violation(f"cancelled, and not over for {_PATIENCE:g} s") from None
+    answer = None
     if not task.cancelled():
         error = task.exception()
         # Interrupted, it may also say that it failed, or that it does not know.
         if not isinstance(error, BackendError | OutcomeUnknownError | None):
             raise error
-    return counted.count >= at
+        answer = task.result() if error is None else None
+    return counted.count >= at, answer
 
 
 async def _await(counted: _Counted) -> Any:

@@ -145,9 +145,14 @@ class Subject:
                 # One that is late with its writes is no reason to think otherwise.
                 await asyncio.sleep(0.05)
                 [found] = (await second.load([key])).records
-                self._is_shared = found is not None
             finally:
                 await first.aclose()
+            # Nor is one that writes when it is closed.
+            try:
+                if found is None:
+                    [found] = (await second.load([key])).records
+                self._is_shared = found is not None
+            finally:
                 await second.aclose()
         return self._is_shared
 

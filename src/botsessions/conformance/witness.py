@@ -26,7 +26,8 @@ def judge(subject: Subject, calls: Sequence[Call]) -> None:
         try:
             check(of_key)
         except Violation as wrong:
-            subject.steps[:] = [line.strip() for line in str(wrong).splitlines()[1:]]
+            lines = [line.strip() for line in str(wrong).splitlines()[1:]]
+            subject.steps[:] = lines or [str(call) for call in of_key]
             raise
 
 

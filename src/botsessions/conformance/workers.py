@@ -1,6 +1,8 @@
 """Who append to records and read them, by load and commit alone, and note each call.
 
 A record's value is the list of the ids of the appends that made it, eight bytes each.
+Its version says the same, how many and which was the last, so that a reader notices a
+record that was put together from two.
 Ticks are nanoseconds of the monotonic clock, which all processes of a machine share.
 Neighbours: ``contention`` and ``child`` let them work, ``history`` says what a call is.
 """
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING
 from botsessions.conformance.history import Call, Ids, Outcome, Verb, Violation
 from botsessions.conformance.subject import MINUTE_MS, fresh
 from botsessions.errors import OutcomeUnknownError
-from botsessions.record import Record, Write
+from botsessions.record import Record, Version, Write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -61,7 +63,8 @@ async def append(  # noqa: PLR0913, PLR0917 - who, where, and to whom it is told
     after = (*before, call.id)
     value = b"".join(i.to_bytes(8, "big") for i in after)
     expected = None if record is None else record.version
-    write = Write(key, expected, fresh(rng, value, record), now + MINUTE_MS)
+    new = fresh(rng, value, record)._replace(version=_version_of(after))
+    write = Write(key, expected, new, now + MINUTE_MS)
     try:
         [landed] = await backend.commit([write])
     except OutcomeUnknownError:
@@ -104,6 +107,11 @@ async def _read(
     if record is not None and not isinstance(record, Record):
         raise Violation(f"an error instead of a record: {record!r}")
     call.outcome, call.saw = Outcome.DONE, ids_in(record)
+    if record is not None and record.version != _version_of(call.saw):
+        raise Violation(
+            f"the value of one version under another: {record.version} beside a list "
+            f"of {len(call.saw)} that ends with {call.saw[-1:]}"
+        )
     return record, loaded.now
 
 
@@ -112,6 +120,10 @@ def _begin(calls: list[Call], number: int, key: str, verb: Verb) -> Call:
     call = Call(ident, key, verb, time.monotonic_ns(), process=f"worker {number}")
     calls.append(call)
     return call
+
+
+def _version_of(ids: Ids) -> Version:
+    return Version(len(ids), ids[-1] if ids else 0)
 
 
 def _numbers(value: bytes) -> Iterator[int]:

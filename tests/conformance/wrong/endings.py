@@ -1,0 +1,268 @@
+"""Wrong when something ends: a call is cancelled, a store closes, a process dies."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from botsessions.errors import BackendError
+from botsessions.record import Loaded, Record, Write
+from tests.conformance.wrong.base import Wrong, WrongFile
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from botsessions.backend import Outcome
+
+
+class LeaksConnections(Wrong):
+    """Puts a connection back behind the load, not in a ``finally``: each one that is
+    cancelled costs one.
+    """
+
+    caught_by = "a_cancelled_load_leaves_it_usable"
+
+    async def open(self) -> None:
+        await super().open()
+        self.free = 1
+
+    async def load(self, keys: Sequence[str]) -> Loaded:
+        if not self.free:
+            raise BackendError("no connection is free")
+        self.free -= 1
+        loaded = await super().load(keys)
+        self.free += 1
+        return loaded
+
+
+class ReadsTheAnswerOfAnother(Wrong):
+    """Goes on with a connection on which the answer of a cancelled load is still to
+    come, and takes it for the next one's: as redis-py once did.
+    """
+
+    caught_by = "a_cancelled_load_leaves_it_usable"
+
+    async def open(self) -> None:
+        await super().open()
+        self.answers: list[Loaded] = []
+
+    async def load(self, keys: Sequence[str]) -> Loaded:
+        self.answers.append(Loaded(self.now(), [self.read(key) for key in keys]))
+        await self.trip()
+        return self.answers.pop(0)
+
+
+class LeavesTheLockHeld(Wrong):
+    """Unlocks behind the writes, not in a ``finally``: who is cancelled keeps his
+    rows.
+    """
+
+    caught_by = "a_cancelled_commit_leaves_it_usable"
+    lock_patience = 0.1
+
+    async def commit(self, writes: Sequence[Write]) -> list[bool]:
+        await self.trip()
+        for key in self.lock_order(writes):
+            await self.disk.lock(key, self.lock_patience)
+        landed = await self.swap_all(writes)
+        for key in self.lock_order(writes):
+            self.disk.unlock(key)
+        return landed
+
+
+class LeavesHalfARecord(Wrong):
+    """Writes the value, then the rest, and can be cancelled in between."""
+
+    caught_by = "a_cancelled_commit_leaves_it_usable"
+
+    async def store(self, place: str, row: Record) -> None:
+        found = self.disk.rows.get(place, row)
+        await super().store(place, found._replace(value=row.value))
+        await self.trip()
+        await super().store(place, row)
+
+
+class AnswersTrueWhenCancelled(Wrong):
+    """Swallows the cancellation and answers that all has landed: ``except
+    BaseException`` around a clean-up.
+    """
+
+    caught_by = "a_cancelled_commit_leaves_it_usable"
+
+    async def commit(self, writes: Sequence[Write]) -> list[bool]:
+        try:
+            return await super().commit(writes)
+        except asyncio.CancelledError:
+            return [True for _ in writes]
+
+
+class ReadsTheOutcomeOfAnother(Wrong):
+    """Takes the outcome of a commit that was cancelled for that of the next one, on
+    the same connection.
+    """
+
+    caught_by = "a_cancelled_commit_leaves_it_usable"
+
+    async def open(self) -> None:
+        await super().open()
+        self.outcomes: list[list[bool]] = []
+
+    async def commit(self, writes: Sequence[Write]) -> list[bool]:
+        self.outcomes.append(await super().commit(writes))
+        await self.trip()
+        return self.outcomes.pop(0)
+
+
+class LosesOnReconnect(Wrong):
+    """Keeps what it writes in the session of its connection: a temporary table, a
+    transaction nobody commits.
+    """
+
+    caught_by = "reopening_keeps_what_was_acknowledged"
+
+    async def open(self) -> None:
+        await super().open()
+        self.before = dict(self.disk.rows)
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        self.disk.rows.clear()
+        self.disk.rows.update(self.before)
+
+
+class DropsItsBuffer(Wrong):
+    """Writes when eight have gathered, and forgets the rest on closing: nobody
+    flushed.
+    """
+
+    caught_by = "reopening_keeps_what_was_acknowledged"
+
+    async def open(self) -> None:
+        await super().open()
+        self.buffer: dict[str, Record] = {}
+
+    def read(self, key: str) -> Record | None:
+        return self.buffer.get(key) or super().read(key)
+
+    async def store(self, place: str, row: Record) -> None:
+        self.buffer[place] = row
+        if len(self.buffer) == 8:
+            self.disk.rows.update(self.buffer)
+            self.buffer.clear()
+
+
+class EmptiesOnOpening(Wrong):
+    """Begins with an empty table: ``DROP TABLE IF EXISTS`` stood in the set-up of the
+    tests.
+    """
+
+    caught_by = "several_stores_may_open_it"
+
+    async def open(self) -> None:
+        await super().open()
+        self.disk.rows.clear()
+
+
+class TheFirstToCloseClosesForAll(Wrong):
+    """Closes its connection at the first ``aclose``: nobody counted who had opened."""
+
+    caught_by = "several_stores_may_open_it"
+
+    async def aclose(self) -> None:
+        self.users = 0
+
+
+class OpensOnce(Wrong):
+    """Refuses a second ``open``: it is open, so the caller must be mistaken."""
+
+    caught_by = "several_stores_may_open_it"
+
+    async def open(self) -> None:
+        if self.users:
+            raise BackendError("already open")
+        await super().open()
+
+
+class BoundToItsFirstLoop(Wrong):
+    """Makes its lock once, for good: it belongs to the event loop that first waited
+    for it.
+    """
+
+    caught_by = "it_works_on_another_event_loop"
+    turn: asyncio.Lock | None = None
+
+    async def commit(self, writes: Sequence[Write]) -> list[bool]:
+        if self.turn is None:
+            self.turn = asyncio.Lock()
+        async with self.turn:
+            return await super().commit(writes)
+
+
+class ConnectsOnce(Wrong):
+    """Keeps the connection of its first event loop when it is closed: the pool is made
+    if there is none.
+    """
+
+    caught_by = "it_works_on_another_event_loop"
+    connection: asyncio.AbstractEventLoop | None = None
+
+    async def open(self) -> None:
+        await super().open()
+        if self.connection is None:
+            self.connection = asyncio.get_running_loop()
+
+    async def trip(self) -> None:
+        assert self.connection is not None
+        answer = self.connection.create_future()
+        self.connection.call_soon(answer.set_result, None)
+        await answer
+
+
+class WritesBehind(WrongFile):
+    """Answers once it is in memory, and writes each 20 ms: many commits, one wait for
+    the disk.
+    """
+
+    caught_by = "a_kill_loses_nothing_acknowledged"
+
+    async def open(self) -> None:
+        await super().open()
+        self.behind: dict[str, Write] = {}
+        self.work = asyncio.ensure_future(self.write_now_and_then())
+
+    async def aclose(self) -> None:
+        self.work.cancel()
+        await self.write_all()
+        await super().aclose()
+
+    async def load(self, keys: Sequence[str]) -> Loaded:
+        loaded = await super().load(keys)
+        records = [
+            self.behind[key].record if key in self.behind else found
+            for key, found in zip(keys, loaded.records, strict=True)
+        ]
+        return loaded._replace(records=records)
+
+    async def commit(self, writes: Sequence[Write]) -> list[bool]:
+        found = (await self.load([write.key for write in writes])).records
+        landed = []
+        for write, record in zip(writes, found, strict=True):
+            there = record.version if isinstance(record, Record) else None
+            landed.append(there == write.expected and self._now() < write.not_after)
+            if landed[-1]:
+                first = self.behind.get(write.key, write)
+                self.behind[write.key] = write._replace(expected=first.expected)
+        return landed
+
+    async def write_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(0.02)
+            await self.write_all()
+
+    async def write_all(self) -> Sequence[Outcome]:
+        writes = list(self.behind.values())
+        landed = await super().commit(writes)
+        for write in writes:
+            if self.behind.get(write.key) is write:
+                del self.behind[write.key]
+        return landed
