@@ -262,4 +262,29 @@ MUTANTS = [
             "            if queue.first is claim:\n": "            if False:\n",
         },
     ),
+    Mutant(
+        "a lock that was lost is given back, whoever has it now",
+        "",
+        _LOCK,
+        {"delete(tenure.guard.key, guard=tenure.guard)": "delete(tenure.guard.key)"},
+    ),
+    Mutant(
+        "a lease is counted from the answer",
+        "",
+        _LOCK,
+        {
+            "self._keep(tenure, began)": "self._keep(tenure, self._loop.time())",
+            "self._keep(tenure, asked)": "self._keep(tenure, self._loop.time())",
+        },
+    ),
+    Mutant(
+        "a lock that somebody else has taken is renewed",
+        "",
+        _LOCK,
+        {
+            "                lambda mark: mark,\n                guard=tenure.guard,\n": (
+                "                lambda mark: tenure.mark,\n"
+            )
+        },
+    ),
 ]

@@ -140,19 +140,24 @@ def _check_lifetime(
     call: Call, landings: Sequence[Landing], lifetime: Lifetime
 ) -> None:
     """A change gives the session nine tenths of its ttl at least, and all at most."""
+    before: Landing | None = None
     for landing in landings:
         if landing.ids[-1:] == (call.id,):
             break
+        before = landing
     else:
         return  # replaced in the same commit
+    made = landing.record.created_at
+    if (before is None or before.has_ended(landing.applied)) and made < call.called_at:
+        raise Violation(f"made at {made}, before anybody called for it: {call}")
     expires_at = landing.record.expires_at
     earliest, latest = [], []
     if lifetime.ttl is not None:
         earliest.append(call.called_at + lifetime.ttl)
         latest.append(call.returned_at + lifetime.ttl)
     if lifetime.max_age is not None:
-        earliest.append(landing.record.created_at + lifetime.max_age)
-        latest.append(landing.record.created_at + lifetime.max_age)
+        earliest.append(made + lifetime.max_age)
+        latest.append(made + lifetime.max_age)
     lag = (lifetime.ttl or 0) // 10
     if expires_at is None or not min(earliest) - lag <= expires_at <= min(latest):
         raise Violation(

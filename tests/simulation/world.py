@@ -29,6 +29,7 @@ from botsessions.conformance.history import (
 from botsessions.conformance.linearizability import check_linearizable
 from botsessions.conformance.order import check_order
 from botsessions.errors import (
+    CorruptRecordError,
     LockLostError,
     OutcomeUnknownError,
     SessionError,
@@ -387,6 +388,8 @@ class World:
             for call in calls.values():
                 call.note = "crashed"
             raise
+        except CorruptRecordError as exc:
+            raise Violation(f"a walk cannot read what it meets: {exc}") from exc
         except SessionError as exc:
             for call in calls.values():
                 self.history.end(call, Outcome.FAILED, None, repr(exc))
@@ -406,6 +409,8 @@ class World:
                     async for key in walk:
                         self._check_step(str(key), found)
                         found[str(key)] = (-1,)
+        except CorruptRecordError as exc:
+            raise Violation(f"a walk cannot read what it meets: {exc}") from exc
         except SessionError:
             return
         end, ended = self.history.tick(), self.clock.now()
@@ -474,6 +479,7 @@ class World:
 
     async def _sweep_all(self, auditor: Process) -> None:
         """Nothing that has been dead for long enough is left."""
+        await self._must(auditor, self.keys[-1], Verb.DELETE)
         self.clock.step(GRACE_MS / 1000)
         with auditor.running():
             await auditor.store.delete_expired()
