@@ -52,6 +52,8 @@ class Scenario:
     rivals: int = 0
     """Calls of another process for the same key."""
     keys: int = 1
+    lease: float | None = None
+    """Under a lock of this lease, if any."""
     fails: bool = False
     """Whether calls may fail: else the others' must be done."""
 
@@ -123,7 +125,8 @@ class Stage:
     async def _call(self, number: int, verb: Verb) -> Call:
         await asyncio.sleep(number * self.scenario.apart)
         key = self.world.keys[number % self.scenario.keys]
-        return await self.world.call(self.process, key, verb)
+        lease = self.scenario.lease
+        return await self.world.call(self.process, key, verb, lease=lease)
 
     async def end(self) -> list[Call | BaseException]:
         """Wait until everybody was answered, then end all faults."""
@@ -146,8 +149,16 @@ def at_every_step(performance: Callable[[int], bool]) -> None:
                 return
 
 
+LOCKING = [
+    *SCENARIOS,
+    Scenario("a lock", (Verb.UPDATE, Verb.UPDATE), lease=1.0),
+    Scenario("a lock, and rivals", (Verb.PUT,), lease=1.0, rivals=1),
+    Scenario("a lock, answer lost", (Verb.UPDATE, Verb.PUT), ANSWER_LOST, lease=1.0),
+]
+
+
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+@pytest.mark.parametrize("scenario", LOCKING, ids=str)
 def test_a_caller_is_cancelled(scenario: Scenario, order: int | None) -> None:
     def performance(step: int) -> bool:
         stage = Stage(scenario, order)
