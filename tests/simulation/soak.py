@@ -1,12 +1,13 @@
 """Play seeds that nobody has played before, on all processors, for some minutes.
 
-Each processor plays every so manieth seed. What breaks a law is kept with the command
+Each processor plays seeds of its own, in turn. What breaks a law is kept with the command
 that plays it again, and the others go on: one failure is no reason to find no other.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import multiprocessing
 import os
 import random
@@ -60,15 +61,17 @@ def soak(minutes: float, processors: int | None = None) -> Soaked:
     begin = random.SystemRandom().randrange(10**6, 10**9)
     work = [(begin + number, processors, 60 * minutes) for number in range(processors)]
     total = Soaked()
-    # Fresh processes: whatever the tests have going on here is not theirs.
-    with multiprocessing.get_context("spawn").Pool(processors) as pool:
+    # Fresh processes, with nothing of the tests' going on, and nothing logged: that a
+    # lock was lost is news to an operator, and here on purpose.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(processors, initializer=logging.disable) as pool:
         for soaked in pool.starmap(play_for, work):
             total.add(soaked)
     return total
 
 
 def play_for(seed: int, stride: int, seconds: float) -> Soaked:
-    """Play a seed, and every so manieth after it, until the time is over."""
+    """Play a seed, and on in strides, until the time is over."""
     soaked, end = Soaked(), time.monotonic() + seconds
     while time.monotonic() < end and len(soaked.failures) < _ENOUGH:
         _play(soaked, seed)
