@@ -12,7 +12,7 @@ import asyncio
 import inspect
 import time
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, runtime_checkable
 
 from botsessions.conformance.history import Violation
 from botsessions.conformance.results import NotSupported
@@ -21,13 +21,17 @@ from botsessions.store import SessionStore
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from botsessions.backend import Backend, Outcome
     from botsessions.errors import BackendError
+    from botsessions.keys import SessionKey
     from botsessions.record import Loaded
+    from botsessions.store import Session, UpdateFunction
 
     Make = Callable[..., Backend]
+
+T = TypeVar("T")
 
 MINUTE_MS = 60_000
 
@@ -123,7 +127,8 @@ class Subject:
             "rng": self.rng,
             **options,
         }
-        store = SessionStore(await self.user(), **given)
+        store = _NotedStore(await self.user(), **given)
+        store.steps = self.steps
         return await self._stack.enter_async_context(store)
 
     @property
@@ -278,6 +283,41 @@ class Watched:
 
     def _note(self, line: str) -> None:
         self._subject.steps.append(line)
+
+
+class _NotedStore(SessionStore):
+    """A store whose calls are noted as the steps of a check."""
+
+    steps: list[str]
+
+    async def get(self, key: SessionKey) -> Session:
+        return await self._noted(f"get {key}", super().get(key))
+
+    async def put(self, key: SessionKey, session: Mapping[Any, Any]) -> None:
+        await self._noted(f"put {key} {session!s:.60}", super().put(key, session))
+
+    async def update(self, key: SessionKey, function: UpdateFunction) -> Session:
+        name = getattr(function, "__name__", "a function")
+        return await self._noted(
+            f"update {key} by {name}", super().update(key, function)
+        )
+
+    async def delete(self, key: SessionKey) -> None:
+        await self._noted(f"delete {key}", super().delete(key))
+
+    async def aclose(self) -> None:
+        await self._noted("close the store", super().aclose())
+
+    async def _noted(self, call: str, answer: Awaitable[T]) -> T:
+        self.steps.append(call)
+        try:
+            answered = await answer
+        except BaseException as exc:
+            self.steps.append(f"  {call}: raises {exc!r:.100}")
+            raise
+        if answered is not None:
+            self.steps.append(f"  {call}: is answered {answered!s:.100}")
+        return answered
 
 
 def expect(condition: object, message: str) -> None:

@@ -1,7 +1,8 @@
-"""Wrong backends, each with one fault, and the check of the kit that must find it.
+"""What is wrong on purpose, each in one way, and the check that must find it.
 
 Rooms as in the kit: ``contract``, ``contention``, ``endings``, ``clocks``,
-``abilities``; ``base`` says what they share.
+``abilities``; ``base`` says what they share. ``engines`` has wrong engines, since the
+laws of the store have checks as well.
 """
 
 from __future__ import annotations
@@ -14,10 +15,18 @@ from tests.conformance.wrong.base import (
     WrongInline,
     fault,
     maker,
-    right_maker,
 )
+from tests.conformance.wrong.engines import WRONG_ENGINES, WrongEngine
 
-__all__ = ["AnyWrong", "all_wrong", "fault", "maker", "right_maker"]
+__all__ = [
+    "WRONG_ENGINES",
+    "AnyWrong",
+    "Wrong",
+    "WrongEngine",
+    "all_wrong",
+    "fault",
+    "maker",
+]
 
 
 def all_wrong() -> list[AnyWrong]:

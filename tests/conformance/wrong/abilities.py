@@ -6,12 +6,13 @@ import fnmatch
 import re
 from typing import TYPE_CHECKING
 
-from botsessions.backend import Page
 from botsessions.record import GRACE_MS, Loaded, Record, Write
 from tests.conformance.wrong.base import Wrong, WrongInline
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+
+    from botsessions.backend import Page
 
 
 class ListsInNoOrder(Wrong):

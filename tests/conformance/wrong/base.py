@@ -50,15 +50,6 @@ def maker(kind: AnyWrong, folder: Path) -> Callable[..., Backend]:
     return kind
 
 
-def right_maker(kind: AnyWrong, folder: Path) -> Callable[..., Backend]:
-    """Return the same for the right backend that a wrong one derives from."""
-    if issubclass(kind, Wrong):
-        return partial(PlainBackend, Disk())
-    if issubclass(kind, WrongFile):
-        return partial(SQLiteBackend, folder / "right.db")
-    return MemoryBackend
-
-
 def fault(kind: AnyWrong) -> str:
     """Return what is wrong about it, as its docstring says."""
     return " ".join((kind.__doc__ or "").split())

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from botsessions.backend import Page
-from botsessions.record import Loaded, Record, Version, Write
+from botsessions.record import Loaded, Record
 from tests.conformance.wrong.base import Wrong
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from botsessions.backend import Page
     from tests.conformance.plain import Disk
 
 
@@ -77,7 +77,7 @@ class ReadsAsOfNow(Wrong):
 
 
 class TheLatestWriteWins(Wrong):
-    """Keeps what has the later time of writing, whoever wrote last: Cassandra's rule."""
+    """Keeps what has the later time of writing, whoever was last: Cassandra's rule."""
 
     caught_by = "a_clock_set_back_loses_nothing"
 

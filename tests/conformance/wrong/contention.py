@@ -250,9 +250,10 @@ class AnswersTheVictimFalse(Wrong):
                 await self.disk.lock(write.key, self.lock_patience)
                 locked.append(write.key)
                 landed.append(await self.swap(write))
-            return landed
         except BackendError:
             return [False for _ in writes]
+        else:
+            return landed
         finally:
             for key in locked:
                 self.disk.unlock(key)

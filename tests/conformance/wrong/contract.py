@@ -333,7 +333,7 @@ class ComparesOnlyTheToken(Wrong):
 
     def is_expected(self, write: Write, found: Record | None) -> bool:
         if write.expected is None or found is None:
-            return write.expected is found
+            return write.expected is None and found is None
         return write.expected.token == found.version.token
 
 
@@ -355,7 +355,7 @@ class ComparesOnlyTheCounter(Wrong):
 
     def is_expected(self, write: Write, found: Record | None) -> bool:
         if write.expected is None or found is None:
-            return write.expected is found
+            return write.expected is None and found is None
         return write.expected.counter == found.version.counter
 
 
@@ -366,7 +366,7 @@ class TakesNewerCounters(Wrong):
 
     def is_expected(self, write: Write, found: Record | None) -> bool:
         if write.expected is None or found is None:
-            return write.expected is found
+            return write.expected is None and found is None
         return write.record.version.counter > found.version.counter
 
 
@@ -660,9 +660,7 @@ class FailsOnManyKeys(WrongFile):
         connection.limit(apsw.SQLITE_LIMIT_VARIABLE_NUMBER, 999)
         sql = f"SELECT * FROM botsessions WHERE k IN ({','.join('?' * len(keys))})"
         rows: Any = connection.execute(sql, keys).fetchall()
-        found = {
-            k: Record(Version(v, t), b, r, c, e) for k, v, t, r, c, e, b in rows
-        }
+        found = {k: Record(Version(v, t), b, r, c, e) for k, v, t, r, c, e, b in rows}
         return Loaded(self._now(), [found.get(key) for key in keys])
 
 
