@@ -176,9 +176,11 @@ def _read(data: bytes, raising: Raising | None) -> Any:
     except (ValueError, TypeError, RecursionError) as exc:
         # ormsgpack does not pass on what its hook raised.
         reason = exc if raising is None else raising.failure or exc
-        if isinstance(reason, CorruptRecordError) or not isinstance(reason, Exception):
-            raise reason from None
-        raise CorruptRecordError(f"not readable: {reason!r}") from reason
+    # Not from there: a text that is no date, for one, would stand in the traceback.
+    if isinstance(reason, Exception) and not isinstance(reason, CorruptRecordError):
+        reason = CorruptRecordError(f"not readable: {type(reason).__name__}")
+    reason.__cause__ = reason.__context__ = None
+    raise reason
 
 
 def seal(body: bytes) -> bytes:

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 import ormsgpack
 
-from botsessions.codec.own_types import is_named_tuple
+from botsessions.codec.own_types import MismatchError, is_named_tuple
 from botsessions.codec.plain import PLAIN
 from botsessions.errors import CorruptRecordError, UnsupportedValueError
 
@@ -121,7 +121,7 @@ class Lowering:
             try:
                 content = encode(value)
             except Exception as exc:
-                raise self._refusal(f"could not be encoded: {exc!r}") from exc
+                raise self._refusal(f"could not be encoded: {_told(exc)}") from exc
             return self._nest(_REGISTERED, [name, self.lower(content, depth + 1)])
         raise self._refusal(_why_not(cls))
 
@@ -182,7 +182,14 @@ class Raising:
         try:
             return decode(content)
         except Exception as exc:
-            raise CorruptRecordError(f"no {tag!r} can be made of it: {exc!r}") from exc
+            raise CorruptRecordError(
+                f"no {tag!r} can be made of it: {_told(exc)}"
+            ) from exc
+
+
+def _told(exc: Exception) -> str:
+    """Tell of an error what certainly quotes nothing of the session."""
+    return str(exc) if isinstance(exc, MismatchError) else type(exc).__name__
 
 
 def _why_not(cls: type) -> str:
