@@ -176,10 +176,10 @@ def _read(data: bytes, raising: Raising | None) -> Any:
     except (ValueError, TypeError, RecursionError) as exc:
         # ormsgpack does not pass on what its hook raised.
         reason = exc if raising is None else raising.failure or exc
-    # Not from there: a text that is no date, for one, would stand in the traceback.
+        # What led to it holds the bytes, level by level, and texts that were no dates.
+        reason.__cause__ = reason.__context__ = reason.__traceback__ = None
     if isinstance(reason, Exception) and not isinstance(reason, CorruptRecordError):
         reason = CorruptRecordError(f"not readable: {type(reason).__name__}")
-    reason.__cause__ = reason.__context__ = None
     raise reason
 
 

@@ -142,24 +142,32 @@ class Lowering:
 class Raising:
     """The hook of one reading: the inverse of the walk, extension type by type.
 
-    ``failure`` keeps what went wrong first.
+    ``failure`` keeps what went wrong first. Each level holds a copy of all that is in
+    it, so no more levels are read than were ever written: what somebody else wrote must
+    not take its size times a thousand.
     """
 
-    __slots__ = ("_by_tag", "failure")
+    __slots__ = ("_by_tag", "_depth", "failure")
 
     def __init__(self, by_tag: Mapping[str, Callable[[Any], Any]]) -> None:
         self._by_tag = by_tag
+        self._depth = 0
         self.failure: BaseException | None = None
 
     def __call__(self, tag: int, data: bytes) -> Any:
         """Return the value of one extension type."""
+        self._depth += 1
         try:
             return self._raise(tag, data)
         except BaseException as exc:
             self.failure = self.failure or exc
             raise
+        finally:
+            self._depth -= 1
 
     def _raise(self, tag: int, data: bytes) -> Any:
+        if self._depth > MAX_DEPTH + 1:
+            raise CorruptRecordError(f"it is nested deeper than {MAX_DEPTH} levels")
         if tag == _BYTEARRAY:
             return bytearray(data)
         if tag == _INT:
