@@ -150,7 +150,9 @@ def _without(parts: SplitResult, ours: frozenset[str]) -> str:
     """Return the URL with what is the driver's in its query, just as it stands there.
 
     What is no pair stays, too: it may be the end of a password, and is to be refused.
+    So is a path that would be a host when it is put together again.
     """
+    urls.check_readable(parts)
     theirs = [
         pair for pair in parts.query.split("&") if pair.partition("=")[0] not in ours
     ]

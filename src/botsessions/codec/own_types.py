@@ -63,9 +63,7 @@ def _from_fields(cls: type, content: dict[str, Any]) -> Any:
         elif field.default_factory is not dataclasses.MISSING:
             value = field.default_factory()
         else:
-            raise MismatchError(
-                f"the field {field.name} is missing and has no default"
-            )
+            raise MismatchError(f"the field {field.name} is missing and has no default")
         object.__setattr__(instance, field.name, value)
     if content:
         raise MismatchError(f"fields that the class lost: {sorted(content)}")
