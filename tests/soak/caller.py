@@ -62,7 +62,7 @@ _VERBS = {
         Verb.OBSERVE: 5,
     },
 }
-# So long a ledger is left, and the next begun in its place: each answer holds all of it.
+# So long a ledger is left, and the next begun in its place, as each answer holds all.
 _FULL_LEDGER = 200
 _GENERATION = 100
 # Seconds: a lock whose process was killed must come free within a round.
@@ -121,7 +121,11 @@ class Blocking:
 
     @asynccontextmanager
     async def lock(
-        self, key: bs.SessionKey, *, lease: float = 30.0, timeout: float = 10.0
+        self,
+        key: bs.SessionKey,
+        *,
+        lease: float = 30.0,
+        timeout: float = 10.0,  # noqa: ASYNC109 - what a store takes
     ) -> AsyncIterator[Held]:
         with self._store.lock(key, lease=lease, timeout=timeout) as held:
             yield _BlockingLock(held)
@@ -173,7 +177,7 @@ class Means(NamedTuple):
 
 
 class Caller:
-    """One of them, with dice of its own; waits up to ``think`` seconds between calls."""
+    """One of them, with dice of its own; thinks for up to so many seconds each time."""
 
     def __init__(self, means: Means, rng: random.Random, think: float) -> None:
         self._means = means
@@ -184,9 +188,9 @@ class Caller:
         """Call until it is over."""
         while not over():
             kind = self._pick(_OFTEN)
-            key, verb = self._key(kind), self._pick(_VERBS[kind])
+            (number, key), verb = self._key(kind), self._pick(_VERBS[kind])
             try:
-                done = await self._use(kind, key, verb)
+                done = await self._use(kind, number, key, verb)
             except Exception:  # noqa: BLE001 - whatever it is, it is to be reported
                 self._means.journal.oddity(str(key), traceback.format_exc())
                 done = False
@@ -196,16 +200,18 @@ class Caller:
     def _pick(self, weights: Mapping[T, int]) -> T:
         return self._rng.choices(list(weights), list(weights.values()))[0]
 
-    def _key(self, kind: Kind) -> bs.SessionKey:
+    def _key(self, kind: Kind) -> tuple[int, bs.SessionKey]:
         number = self._rng.randrange(_MANY[kind])
         if kind is Kind.REGISTER and self._rng.random() < 0.8:
             number = self._rng.randrange(_BUSY_REGISTERS)
         if kind is Kind.LEDGER:
             number += _GENERATION * self._means.generations.get(number, 0)
-        return bs.SessionKey(chat_id=number, name=kind.value)
+        return number, bs.SessionKey(chat_id=number, name=kind.value)
 
-    async def _use(self, kind: Kind, key: bs.SessionKey, verb: Verb) -> bool:
-        shape = Shape(flat=bool(key.chat_id and key.chat_id % 2))
+    async def _use(
+        self, kind: Kind, number: int, key: bs.SessionKey, verb: Verb
+    ) -> bool:
+        shape = Shape(flat=number % 2 == 1)
         if kind is Kind.LOCKED and verb is not Verb.GET:
             return await self._use_locked(key, verb, shape)
         if kind is Kind.COUNTER:
@@ -223,8 +229,8 @@ class Caller:
                 return None
             ids = ids_of(await store.update(key, shape.function(call)))
             if kind is Kind.LEDGER and len(ids) > _FULL_LEDGER:
-                number, generation = key.chat_id or 0, self._means.generations
-                generation[number % _GENERATION] = number // _GENERATION + 1
+                generation, ledger = divmod(number, _GENERATION)
+                self._means.generations[ledger] = generation + 1
             return ids
 
         return await self._call(key, verb, work)

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 from botsessions.conformance.history import CHANGES, NEVER, Call, Outcome
 from tests.soak.journal import MILLISECOND, SECOND
-from tests.soak.judging import Finding, Wrong
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tests.soak.journal import Hold, Told
-    from tests.soak.judging import Judgement
+    from tests.soak.judging import Finding, Judgement, Wrong
 
 # So many findings are kept whole; the others are counted.
 _KEPT = 10

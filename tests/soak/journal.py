@@ -1,4 +1,4 @@
-"""What the callers of one process did and were told, in a file that a kill leaves whole.
+"""What the callers of one process did and were told, in a file that survives kills.
 
 Each line is written before the call goes out, or after its answer came, by one write of
 its own: a call of which there is a beginning only has an unknown outcome. Moments are
@@ -13,13 +13,13 @@ import itertools
 import json
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from botsessions.conformance.history import Call, Ids, Outcome, Verb
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 MILLISECOND = 1_000_000
 SECOND = 1_000 * MILLISECOND
@@ -143,11 +143,15 @@ def _read(path: Path, calls: list[Call], told: Told) -> None:
             elif word == "end":
                 number, outcome, returned, saw, note = rest
                 call = begun[number]
-                call.outcome, call.returned, call.note = Outcome(outcome), returned, note
+                call.outcome, call.returned, call.note = (
+                    Outcome(outcome),
+                    returned,
+                    note,
+                )
                 call.saw = None if saw is None else tuple(saw)
             elif word == "hold":
-                key, *when, note = rest
-                told.holds.append(Hold(key, process, *when, note))
+                key, asked, got, until, note = rest
+                told.holds.append(Hold(key, process, asked, got, until, note))
             else:
                 told.oddities.append(Oddity(rest[0], process, rest[1]))
     calls += begun.values()

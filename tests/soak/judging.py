@@ -28,7 +28,7 @@ from botsessions.conformance.order import check_order
 from tests.soak.journal import MILLISECOND, Kind, kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from tests.soak.journal import Hold, Told
 
@@ -116,29 +116,37 @@ def _accounts(kind: Kind, calls: Sequence[Call]) -> Iterator[Finding]:
     """Look at the ids in all contents that were ever shown."""
     by_id = {call.id: call for call in calls}
     before: dict[int, set[int]] = {}
+    after: dict[int, set[int]] = {}
     twice: set[int] = set()
     for ids in {call.saw for call in calls if call.saw}:
         for earlier, number in itertools.pairwise((0, *ids)):
             before.setdefault(number, set()).add(earlier)
+            after.setdefault(earlier, set()).add(number)
         twice |= {number for number, times in Counter(ids).items() if times > 1}
     twice |= {number for number, found in before.items() if len(found) > 1}
     for number in sorted(twice):
-        yield Finding(Wrong.DOUBLED, "", f"applied twice: {by_id.get(number, number)}")
+        yield Finding(Wrong.DOUBLED, "", str(by_id.get(number, number)))
     for number in sorted(before):
         call = by_id.get(number)
         if call is None or call.verb not in CHANGES or call.outcome is Outcome.FAILED:
             yield Finding(Wrong.REFUSED, "", f"is there: {call or number}")
-    after: dict[int, list[int]] = {}
-    for number, found in before.items():
-        for earlier in found - {0}:
-            after.setdefault(earlier, []).append(number)
-    for earlier, numbers in after.items():
-        if len(numbers) > 1:
-            them = "; ".join(str(by_id.get(number, number)) for number in numbers)
-            what = f"changes of the same state, {earlier}, so all but one are lost"
-            yield Finding(Wrong.LOST, "", f"{what}: {them}")
+    yield from _forks(by_id, after)
     if kind is Kind.LEDGER:
         yield from _left_out(calls)
+
+
+def _forks(
+    by_id: Mapping[int, Call], after: Mapping[int, Iterable[int]]
+) -> Iterator[Finding]:
+    """Find states on which more than one change was made: all but one are lost.
+
+    Any number of lives may begin with nothing.
+    """
+    for earlier in sorted(after.keys() - {0}):
+        numbers = sorted(after[earlier])
+        if len(numbers) > 1:
+            them = "; ".join(str(by_id.get(number, number)) for number in numbers)
+            yield Finding(Wrong.LOST, "", f"all made of state {earlier}: {them}")
 
 
 def _left_out(calls: Sequence[Call]) -> Iterator[Finding]:

@@ -79,18 +79,20 @@ class Orders:
 
 async def _tasks(orders: Orders, journal: Journal, over: threading.Event) -> None:
     # Not entered: a server that is just away is found by the first call that it serves.
-    async with aclosing(orders.store()) as endless, aclosing(
-        orders.store(ttl=orders.ttl)
-    ) as brief:
+    async with (
+        aclosing(orders.store()) as endless,
+        aclosing(orders.store(ttl=orders.ttl)) as brief,
+    ):
         means = Means(endless, brief, journal, asyncio.sleep, {})
         callers = [Caller(means, rng, orders.think) for rng in orders.dice()]
         await asyncio.gather(*(caller.run(over.is_set) for caller in callers))
 
 
 def _threads(orders: Orders, journal: Journal, over: threading.Event) -> None:
-    with closing(orders.blocking_store()) as endless, closing(
-        orders.blocking_store(ttl=orders.ttl)
-    ) as brief:
+    with (
+        closing(orders.blocking_store()) as endless,
+        closing(orders.blocking_store(ttl=orders.ttl)) as brief,
+    ):
         stores = (Blocking(endless), Blocking(brief))
         means = Means(*stores, journal, pause_blocking, {})
         threads = [
@@ -107,9 +109,10 @@ def _threads(orders: Orders, journal: Journal, over: threading.Event) -> None:
 
 
 async def _look(orders: Orders, journal: Journal) -> None:
-    async with aclosing(orders.store()) as endless, aclosing(
-        orders.store(ttl=orders.ttl)
-    ) as brief:
+    async with (
+        aclosing(orders.store()) as endless,
+        aclosing(orders.store(ttl=orders.ttl)) as brief,
+    ):
         for text in orders.look:
             store = brief if kind_of(text) is Kind.BRIEF else endless
             await _read(store, journal, text)

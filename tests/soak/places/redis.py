@@ -108,8 +108,8 @@ class Sentinels(Place):
     def faults(self) -> dict[str, Fault]:
         return {
             **super().faults(),
-            "the master is killed, a replica takes over": self._replace_dead,
-            "the master stands still, a replica takes over": self._replace_still,
+            "the master is killed and replaced": self._replace_dead,
+            "the master stands still and is replaced": self._replace_still,
             "a failover is asked for": self._fail_over,
             "a replica stands still": self._freeze_replica,
             "a Sentinel is killed": self._kill_sentinel,
@@ -195,8 +195,8 @@ class Cluster(Place):
     def faults(self) -> dict[str, Fault]:
         return {
             **super().faults(),
-            "a master is killed, its replica takes over": self._replace_dead,
-            "a master stands still, its replica takes over": self._replace_still,
+            "a master is killed and replaced": self._replace_dead,
+            "a master stands still and is replaced": self._replace_still,
             "a failover is asked for": self._fail_over,
             "slots move": self._move_slots,
             "a master ends connections": self._end_connections,
