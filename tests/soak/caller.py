@@ -27,12 +27,13 @@ T = TypeVar("T")
 
 # How many sessions of each kind there are, and how often each kind is used. Of the
 # registers most are used seldom: their histories are short enough for the exact judge.
+# So are the brief ones, and each must be left alone for a while to come to its end.
 _MANY = {
     Kind.LEDGER: 4,
     Kind.REGISTER: 40,
     Kind.COUNTER: 3,
     Kind.LOCKED: 4,
-    Kind.BRIEF: 12,
+    Kind.BRIEF: 60,
 }
 _OFTEN = {
     Kind.LEDGER: 18,

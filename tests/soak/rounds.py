@@ -53,7 +53,7 @@ class Plan:
     """Seconds between two faults, at least and at most."""
     timeout: float = 2.0
     """Seconds for each call, shorter than the longest of faults."""
-    ttl: float = 0.6
+    ttl: float = 0.3
     kinds: Collection[str] = ()
     """The faults that are wanted; all that there are, if empty."""
     wrong: str | None = None

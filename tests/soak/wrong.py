@@ -82,7 +82,9 @@ def _longer(record: Record | BackendError | None) -> Record | BackendError | Non
 
 
 BACKENDS: dict[str, Callable[[Backend], Backend]] = {
+    "honest": Honest,
     "forgetful": Forgetful,
     "deaf": Deaf,
     "late": Late,
+    "all of it": lambda backend: Forgetful(Deaf(Late(backend))),
 }
