@@ -66,8 +66,8 @@ def page(run: Run, figures: Mapping[str, Figures]) -> str:
         _all_places(figures),
         f'<p class="faint">{NOTES}</p>',
     ]
-    for one in figures.values():
-        parts += _place(one)
+    for name, one in figures.items():
+        parts += _place(name, one)
     parts.append("</body></html>\n")
     return "\n".join(parts)
 
@@ -78,8 +78,9 @@ def _all_places(figures: Mapping[str, Figures]) -> str:
     return _table(head, plain)
 
 
-def _place(figures: Figures) -> list[str]:
-    parts = [f"<h2>{html.escape(figures.title)}</h2>", picture(figures)]
+def _place(name: str, figures: Figures) -> list[str]:
+    title = f"{name}: {figures.title}"
+    parts = [f"<h2>{html.escape(title)}</h2>", picture(figures)]
     faults = ([kind, str(n), away] for kind, n, away in fault_rows(figures))
     parts.append(_table(["fault", "times", "longest recovery"], faults))
     for finding in figures.findings:

@@ -83,8 +83,7 @@ def is_fine(figures: Iterable[Figures]) -> bool:
 
 def rows(figures: Mapping[str, Figures]) -> list[list[str]]:
     """Return the table of all places, its head first."""
-    head = ["", *(one.title or name for name, one in figures.items())]
-    table: list[list[str]] = [head]
+    table: list[list[str]] = [["", *figures]]
     each = list(figures.values())
 
     def row(name: str, values: Iterable[str]) -> None:
@@ -136,8 +135,8 @@ def markdown(run: Run, figures: Mapping[str, Figures]) -> str:
     lines += [f"| {name} | {_code(name, fact)} |" for name, fact in run.facts]
     head, *table = rows(figures)
     lines += ["", _row(head), "|---" * len(head) + "|", *map(_row, table)]
-    for one in figures.values():
-        lines += ["", f"**{one.title}**", ""]
+    for name, one in figures.items():
+        lines += ["", f"**{name}**: {one.title}", ""]
         lines += ["| fault | times | longest recovery |", "|---|---|---|"]
         lines += [_row(map(str, row)) for row in fault_rows(one)]
     return "\n".join(lines) + "\n"

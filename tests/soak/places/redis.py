@@ -153,7 +153,13 @@ class Sentinels(Place):
         await asyncio.to_thread(self._all.master.execute, *_END_CONNECTIONS)
 
     async def _other_than(self, old: RedisServer) -> None:
-        await _until(lambda: self._all.master is not old)
+        """Wait until every Sentinel says so: one that does not may fail over again."""
+        ask = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._all.name)
+        await _until(
+            lambda: all(
+                one.execute(*ask)[1] != str(old.port) for one in self._all.sentinels
+            )
+        )
 
     async def _rejoin(self) -> None:
         """Tell the others whom to follow; the Sentinels would, ten seconds later."""
