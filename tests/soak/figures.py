@@ -78,14 +78,12 @@ class Figures:
     wrong: Counter[Wrong] = dataclasses.field(default_factory=Counter)
     findings: list[Finding] = dataclasses.field(default_factory=list)
 
-    def add(
-        self, told: Told, judgement: Judgement, faults: list[Fault], begun: int
-    ) -> None:
-        """Add a round, which began at that moment."""
+    def add(self, told: Told, judgement: Judgement, faults: list[Fault]) -> None:
+        """Add a round; all of its moments are counted from its beginning."""
         calls = [call for calls in told.calls.values() for call in calls]
         start = self.seconds
         for call in calls:
-            self._add_call(call, start, begun)
+            self._add_call(call, start)
         for hold in told.holds:
             self.verbs["lock", _outcome(hold)] += 1
         changes = sorted(
@@ -98,13 +96,13 @@ class Figures:
         )
         for fault in faults:
             self.faults[fault.kind] += 1
-            self.marks.append((start + (fault.begun - begun) / SECOND, fault.kind))
+            self.marks.append((start + fault.begun / SECOND, fault.kind))
             away = recovery(fault, changes)
             if away is not None:
                 longest = self.recovery.get(fault.kind, 0.0)
                 self.recovery[fault.kind] = max(longest, away)
-        last = max((c.returned for c in calls if c.returned != NEVER), default=begun)
-        self.seconds += (last - begun) / SECOND
+        last = max((c.returned for c in calls if c.returned != NEVER), default=0)
+        self.seconds += last / SECOND
         self.rounds += 1
         self.histories += judgement.histories
         self.exact += judgement.exact
@@ -112,11 +110,11 @@ class Figures:
         self.wrong.update(finding.wrong for finding in judgement.findings)
         self.findings += judgement.findings[: _KEPT - len(self.findings)]
 
-    def _add_call(self, call: Call, start: float, begun: int) -> None:
+    def _add_call(self, call: Call, start: float) -> None:
         self.verbs[call.verb.value, call.outcome] += 1
         if call.outcome is Outcome.DONE:
             self.latencies.add((call.returned - call.called) / MILLISECOND)
-            self.flow[int(start + (call.returned - begun) / SECOND)] += 1
+            self.flow[int(start + call.returned / SECOND)] += 1
 
     @property
     def operations(self) -> int:

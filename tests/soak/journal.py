@@ -51,7 +51,7 @@ class Hold:
 
     key: str
     process: str
-    asked: int
+    asked: int | None
     got: int | None
     until: int | None
     """The last moment of certainty; None if it was lost before."""
@@ -116,19 +116,19 @@ class Journal:
         os.write(self._file, json.dumps(what, ensure_ascii=True).encode() + b"\n")
 
 
-def read(paths: Iterable[Path]) -> Told:
-    """Put the journals of one round together."""
+def read(paths: Iterable[Path], since: int = 0) -> Told:
+    """Put the journals of one round together; its moments are counted from that one."""
     told = Told()
     calls: list[Call] = []
     for path in paths:
-        _read(path, calls, told)
+        _read(path, calls, told, since)
     calls.sort(key=lambda call: call.called)
     for call in calls:
         told.calls.setdefault(call.key, []).append(call)
     return told
 
 
-def _read(path: Path, calls: list[Call], told: Told) -> None:
+def _read(path: Path, calls: list[Call], told: Told, since: int) -> None:
     process = path.stem
     begun: dict[int, Call] = {}
     with path.open() as lines:
@@ -138,19 +138,19 @@ def _read(path: Path, calls: list[Call], told: Told) -> None:
             word, *rest = json.loads(line)
             if word == "begin":
                 number, key, verb, called = rest
-                call = Call(number, key, Verb(verb), called, process=process)
+                call = Call(number, key, Verb(verb), called - since, process=process)
                 begun[number] = call
             elif word == "end":
                 number, outcome, returned, saw, note = rest
                 call = begun[number]
-                call.outcome, call.returned, call.note = (
-                    Outcome(outcome),
-                    returned,
-                    note,
-                )
+                call.outcome, call.returned = Outcome(outcome), returned - since
+                call.note = note
                 call.saw = None if saw is None else tuple(saw)
             elif word == "hold":
-                key, asked, got, until, note = rest
+                key, *moments, note = rest
+                asked, got, until = (
+                    None if moment is None else moment - since for moment in moments
+                )
                 told.holds.append(Hold(key, process, asked, got, until, note))
             else:
                 told.oddities.append(Oddity(rest[0], process, rest[1]))

@@ -121,7 +121,6 @@ def _accounts(kind: Kind, calls: Sequence[Call]) -> Iterator[Finding]:
     for ids in {call.saw for call in calls if call.saw}:
         for earlier, number in itertools.pairwise((0, *ids)):
             before.setdefault(number, set()).add(earlier)
-            after.setdefault(earlier, set()).add(number)
         twice |= {number for number, times in Counter(ids).items() if times > 1}
     twice |= {number for number, found in before.items() if len(found) > 1}
     for number in sorted(twice):
@@ -130,6 +129,10 @@ def _accounts(kind: Kind, calls: Sequence[Call]) -> Iterator[Finding]:
         call = by_id.get(number)
         if call is None or call.verb not in CHANGES or call.outcome is Outcome.FAILED:
             yield Finding(Wrong.REFUSED, "", f"is there: {call or number}")
+    # What is there twice leads to several states and follows several.
+    for number in before.keys() - twice:
+        for earlier in before[number] - twice:
+            after.setdefault(earlier, set()).add(number)
     yield from _forks(by_id, after)
     if kind is Kind.LEDGER:
         yield from _left_out(calls)

@@ -6,6 +6,7 @@ import html
 import math
 from typing import TYPE_CHECKING
 
+from tests.soak.journal import MILLISECOND
 from tests.soak.summary import NOTES, fault_rows, is_fine, rows
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def _finding(finding: Finding) -> list[str]:
     calls = finding.calls[-_SHOWN:]
     left = len(finding.calls) - len(calls)
     before = f"({left} calls before these are left out)\n" if left else ""
-    shown = html.escape(before + "\n".join(_line(call, calls[0]) for call in calls))
+    shown = html.escape(before + "\n".join(map(_line, calls)))
     wrong, key = html.escape(finding.wrong.value), html.escape(finding.key)
     return [
         f'<h3 class="bad">{wrong}: <code>{key}</code></h3>',
@@ -102,14 +103,15 @@ def _finding(finding: Finding) -> list[str]:
     ]
 
 
-def _line(call: Call, first: Call) -> str:
-    """Return a call behind the milliseconds since the first one began."""
-    return f"{(call.called - first.called) / 1e6:10.1f} ms  {call}"
+def _line(call: Call) -> str:
+    """Return a call behind the milliseconds after which it began."""
+    return f"{call.called / MILLISECOND:10.1f} ms  {call}"
 
 
 def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     def row(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells)
+        inner = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
+        return f"<tr>{inner}</tr>"
 
     above = f"<thead>{row(head, 'th')}</thead>" if head else ""
     lines = "\n".join(row(cells, "td") for cells in body)

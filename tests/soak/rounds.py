@@ -126,12 +126,13 @@ class _Round:
         self._bots: list[_Bot] = []
         self._oddities: list[Oddity] = []
         self._processes = 0
+        self._begun = 0
 
     async def play(self, figures: Figures) -> None:
         """Play it, and add what came of it."""
         self._journals.mkdir()
         await self._place.begin(self._number)
-        begun = time.monotonic_ns()
+        self._begun = time.monotonic_ns()
         try:
             for threads in (False, True, False):
                 await self._start(threads=threads)
@@ -145,7 +146,7 @@ class _Round:
             for bot in self._bots:
                 bot.kill()
         await self._place.clean()
-        await asyncio.to_thread(self._judge, figures, faults, begun)
+        await asyncio.to_thread(self._judge, figures, faults)
         shutil.rmtree(self._journals)
 
     # What faults may do to the processes.
@@ -179,9 +180,9 @@ class _Round:
             if kind is None:
                 await asyncio.sleep(max(0.0, ends - time.monotonic()))
             else:
-                begun = time.monotonic_ns()
+                begun = self._now()
                 await possible[kind](rng, self)
-                done.append(Fault(kind, begun, time.monotonic_ns()))
+                done.append(Fault(kind, begun, self._now()))
             if time.monotonic() >= ends:
                 return done
 
@@ -236,11 +237,15 @@ class _Round:
     def _paths(self) -> list[Path]:
         return sorted(self._journals.glob("*.jsonl"))
 
-    def _judge(self, figures: Figures, faults: list[Fault], begun: int) -> None:
-        told = journal.read(self._paths())
+    def _now(self) -> int:
+        """Return the moment, counted from the beginning of the round."""
+        return time.monotonic_ns() - self._begun
+
+    def _judge(self, figures: Figures, faults: list[Fault]) -> None:
+        told = journal.read(self._paths(), self._begun)
         told.oddities += self._oddities
         figures.processes += self._processes
-        figures.add(told, judge(told, self._plan.ttl), faults, begun)
+        figures.add(told, judge(told, self._plan.ttl), faults)
 
 
 class _Bot:

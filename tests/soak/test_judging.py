@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -11,7 +12,7 @@ from botsessions.conformance.history import NEVER, Call, Outcome, Verb
 from tests.soak.figures import Fault, Figures, Latencies, recovery
 from tests.soak.journal import MILLISECOND, SECOND, Hold, Journal, Oddity, Told, read
 from tests.soak.judging import SHORT, Judgement, Wrong, judge
-from tests.soak.page import page
+from tests.soak.page import page, picture
 from tests.soak.summary import Run, markdown, rows
 
 if TYPE_CHECKING:
@@ -184,6 +185,14 @@ def test_a_change_that_is_there_twice_is_doubled() -> None:
         assert Wrong.DOUBLED in story.judged(), key
 
 
+def test_a_doubled_change_is_not_counted_as_lost_too() -> None:
+    story = Story(REGISTER)
+    story.call(Verb.PUT)
+    story.call(Verb.UPDATE, None, Outcome.UNKNOWN)
+    story.call(Verb.UPDATE, (1, 2, 2, 3))
+    assert story.judged() == [Wrong.DOUBLED, Wrong.UNEXPLAINED]
+
+
 def test_a_change_that_was_made_of_two_states_is_doubled() -> None:
     story = Story(REGISTER)
     story.call(Verb.PUT)
@@ -285,6 +294,11 @@ def test_a_journal_says_what_was_told_and_what_was_not(tmp_path: Path) -> None:
     assert told.calls[LEDGER][2].returned == NEVER
     assert told.holds == [Hold(LOCKED, "bot1", 1, 2, None, "lost")]
     assert told.oddities == [Oddity("", "bot1", "strange")]
+    later = read([one, other], since=1000)
+    for call, same in zip(later.calls[LEDGER], told.calls[LEDGER], strict=True):
+        assert call.called == same.called - 1000
+        assert call.returned in {same.returned - 1000, NEVER}
+    assert later.holds == [Hold(LOCKED, "bot1", -999, -998, None, "lost")]
 
 
 # Figures.
@@ -313,7 +327,7 @@ def test_recovery_is_the_answer_of_a_change_that_was_asked_for_behind_the_fault(
 def figures_of(story: Story) -> Figures:
     figures = Figures(title="A <place>")
     fault = Fault("the disk & all", SECOND, SECOND + 1)
-    figures.add(story.told(), judge(story.told(), TTL), [fault], SECOND)
+    figures.add(story.told(), judge(story.told(), TTL), [fault])
     return figures
 
 
@@ -351,12 +365,30 @@ def test_a_report_shows_what_was_wrong_with_its_calls() -> None:
         assert word not in made
 
 
+def drawn_of(figures: Figures) -> ET.Element:
+    return ET.fromstring(picture(figures))  # noqa: S314 - our own
+
+
+def test_the_picture_has_a_bar_for_each_second_and_a_mark_for_each_fault() -> None:
+    figures = Figures(seconds=3.5)
+    figures.flow.update({0: 10, 1: 40, 3: 20})
+    figures.marks += [(1.5, "one"), (1.7, "other"), (3.2, "one")]
+    drawn = drawn_of(figures)
+    bars = [float(bar.attrib["height"]) for bar in drawn.iter("rect")]
+    assert [round(bar / max(bars), 2) for bar in bars] == [0.25, 1, 0, 0.5]
+    marks = [mark.find("title") for mark in drawn.iter("line")]
+    assert [m.text for m in marks if m is not None] == ["1 s: one, other", "3 s: one"]
+    # Of hours it has no more bars.
+    figures.seconds = 36_000
+    assert len(list(drawn_of(figures).iter("rect"))) <= 240
+
+
 def test_many_wrong_things_are_counted_and_some_kept_whole() -> None:
     figures = Figures()
     for _ in range(30):
         story = Story(LEDGER)
         story.call(Verb.UPDATE, (1,))
         story.call(Verb.GET, ())
-        figures.add(story.told(), judge(story.told(), TTL), [], SECOND)
+        figures.add(story.told(), judge(story.told(), TTL), [])
     assert figures.wrong[Wrong.LOST] == 30
     assert len(figures.findings) == 10
