@@ -129,9 +129,9 @@ def _accounts(kind: Kind, calls: Sequence[Call]) -> Iterator[Finding]:
         call = by_id.get(number)
         if call is None or call.verb not in CHANGES or call.outcome is Outcome.FAILED:
             yield Finding(Wrong.REFUSED, "", f"is there: {call or number}")
-    # What is there twice leads to several states and follows several.
-    for number in before.keys() - twice:
-        for earlier in before[number] - twice:
+    for number, found in before.items():
+        # Behind what is there twice there may well be two things.
+        for earlier in found - twice:
             after.setdefault(earlier, set()).add(number)
     yield from _forks(by_id, after)
     if kind is Kind.LEDGER:

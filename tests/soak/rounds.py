@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 # The code under test in every process is the one that is under test in this.
 _ROOT, _SOURCE = Path(__file__).parents[2], Path(bs.__file__).parents[1]
 _PATIENCE = 60
+# Behind the name of a fault of which nothing came: servers may refuse to fail over.
+IN_VAIN = " (in vain)"
 _IDS = 1_000_000_000
 
 
@@ -181,7 +183,11 @@ class _Round:
                 await asyncio.sleep(max(0.0, ends - time.monotonic()))
             else:
                 begun = self._now()
-                await possible[kind](rng, self)
+                try:
+                    await possible[kind](rng, self)
+                except self._place.unwilling:
+                    kind += IN_VAIN
+                    await self._place.heal()
                 done.append(Fault(kind, begun, self._now()))
             if time.monotonic() >= ends:
                 return done

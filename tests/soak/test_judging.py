@@ -113,6 +113,15 @@ def test_an_acknowledged_change_that_is_not_in_the_end_of_a_ledger_is_lost() -> 
     assert story.judged() == []
 
 
+def test_a_change_that_was_under_way_need_not_be_in_the_last_look() -> None:
+    story = Story(LEDGER)
+    story.call(Verb.UPDATE, (1,))
+    late = story.call(Verb.UPDATE, (1, 2))
+    last = story.call(Verb.GET, (1,))
+    late.returned = last.called + 1
+    assert story.judged() == []
+
+
 @pytest.mark.parametrize("key", [REGISTER, LOCKED, BRIEF])
 def test_two_changes_of_one_state_are_a_lost_one(key: str) -> None:
     story = Story(key)
@@ -122,20 +131,46 @@ def test_two_changes_of_one_state_are_a_lost_one(key: str) -> None:
     assert Wrong.LOST in story.judged()
 
 
-def test_a_tampered_answer_is_found_by_the_judges_of_the_kit() -> None:
+@pytest.mark.parametrize("length", [3, SHORT + 1])
+def test_a_tampered_answer_is_found_by_the_judges_of_the_kit(length: int) -> None:
     story = Story(REGISTER)
     story.call(Verb.PUT)
     story.call(Verb.DELETE)
-    story.call(Verb.GET, ())
+    for _ in range(length - 2):
+        story.call(Verb.GET, ())
     assert story.judged() == []
     story.calls[-1].saw = (1,)
     assert story.judged() == [Wrong.UNEXPLAINED]
 
 
+def test_what_only_the_exact_search_can_see_is_found_in_a_short_history() -> None:
+    """One delete cannot have ended two lives, the one after the other."""
+    story = Story(REGISTER)
+    delete = story.call(Verb.DELETE)
+    for _ in range(2):
+        story.call(Verb.PUT)
+        last = story.call(Verb.GET, ())
+    delete.returned = last.returned + 1
+    assert story.judged() == [Wrong.UNEXPLAINED]
+
+
+def test_a_search_that_was_given_up_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.soak.judging._BUDGET", 0)
+    story = Story(REGISTER)
+    story.call(Verb.PUT)
+    story.call(Verb.GET, (1,))
+    judgement = judge(story.told(), TTL)
+    assert (judgement.exact, judgement.undecided) == (0, 1)
+    assert judgement.findings == []
+
+
 def test_a_counter_that_counts_two_as_one_has_lost_one() -> None:
     story = Story(COUNTER)
     story.call(Verb.UPDATE, (1,))
-    story.call(Verb.UPDATE, (1,))
+    again = story.call(Verb.UPDATE, (1,))
+    assert story.judged() == [Wrong.LOST]
+    # Also if neither came before the other.
+    again.called = story.calls[0].called
     assert story.judged() == [Wrong.LOST]
 
 
@@ -144,18 +179,23 @@ def test_a_counter_that_goes_back_has_lost_something() -> None:
     story.call(Verb.UPDATE, (1,))
     story.call(Verb.UPDATE, None, Outcome.UNKNOWN)
     story.call(Verb.GET, (2,))
-    story.call(Verb.GET, (1,))
+    back = story.call(Verb.GET, (1,))
     assert story.judged() == [Wrong.LOST]
+    # A change must make more of it.
+    back.verb, back.saw = Verb.UPDATE, (2,)
+    assert story.judged() == [Wrong.LOST]
+    back.saw = (3,)
+    assert story.judged() == []
 
 
 def test_a_counter_below_what_was_acknowledged_has_lost_something() -> None:
     story = Story(COUNTER)
-    first = story.call(Verb.UPDATE, (1,))
+    story.call(Verb.UPDATE, (1,))
     second = story.call(Verb.UPDATE, (2,))
     last = story.call(Verb.GET, (1,))
     assert story.judged() == [Wrong.LOST]
     # Even if real time does not tell.
-    first.called, second.returned = last.called - 20, last.called
+    second.returned = last.called
     assert story.judged() == [Wrong.LOST]
 
 
@@ -183,6 +223,13 @@ def test_a_change_that_is_there_twice_is_doubled() -> None:
         story.call(Verb.UPDATE, None, Outcome.UNKNOWN)
         story.call(Verb.UPDATE, (1, 1, 2))
         assert Wrong.DOUBLED in story.judged(), key
+    story = Story(REGISTER)
+    for _ in range(2):
+        story.call(Verb.UPDATE, None, Outcome.UNKNOWN)
+    story.call(Verb.UPDATE, (1, 2, 1, 2, 3))
+    findings = judge(story.told(), TTL).findings
+    doubled = [finding.what for finding in findings if finding.wrong is Wrong.DOUBLED]
+    assert [what[:9] for what in doubled] == ["#1 update", "#2 update"]
 
 
 def test_a_doubled_change_is_not_counted_as_lost_too() -> None:
@@ -207,7 +254,7 @@ def test_a_counter_above_what_was_asked_for_counted_something_twice() -> None:
     story.call(Verb.UPDATE, (1,))
     story.call(Verb.GET, (2,))
     assert story.judged() == [Wrong.DOUBLED]
-    story.calls[0].outcome = Outcome.FAILED
+    story.calls[0].outcome, story.calls[1].saw = Outcome.FAILED, (1,)
     assert story.judged() == [Wrong.DOUBLED]
 
 
@@ -231,6 +278,11 @@ def test_what_is_served_after_its_end_is_found() -> None:
     assert story.judged() == [Wrong.LATE]
     late.called -= 20 * MILLISECOND
     assert story.judged() == []
+    # It may have landed when its call was nearly over.
+    story = Story(BRIEF)
+    story.call(Verb.PUT, lasts=0.4)
+    story.call(Verb.GET, (1,), after=0.4)
+    assert story.judged() == []
 
 
 def test_an_update_that_revives_what_has_ended_is_found() -> None:
@@ -248,6 +300,10 @@ def test_an_update_that_changes_nothing_moves_the_end() -> None:
     assert story.judged() == []
     story.call(Verb.GET, (1,), after=0.4)
     assert story.judged() == [Wrong.LATE]
+    # Or nobody knows when it did.
+    unknown = story.calls[1]
+    unknown.outcome, unknown.returned, unknown.saw = Outcome.UNKNOWN, NEVER, None
+    assert story.judged() == []
 
 
 def test_a_lock_that_two_hold_at_once_is_found() -> None:

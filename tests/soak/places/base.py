@@ -41,8 +41,8 @@ class Place:
     """Made in a directory of its own; ``start`` before use, ``stop`` in the end."""
 
     name: ClassVar[str]
-    ready_for_all = True
-    """Whether every kind of fault is possible on this machine."""
+    unwilling: tuple[type[Exception], ...] = (AssertionError,)
+    """What a fault raises to which the servers did not lend themselves."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

@@ -7,10 +7,12 @@ With Sentinels and in a Cluster all replicas confirm what is acknowledged, as
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 import time
 from typing import TYPE_CHECKING
 
+from redis import RedisError
 from redis.crc import key_slot
 
 from tests.servers.redis import RedisCluster, RedisSentinels, RedisServer
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
 
     from tests.soak.places.base import Bots, Fault
 
-# Seconds that a failover may take.
-_PATIENCE = 40.0
+# Seconds that a failover may take, and one that was asked for: it may come to nothing.
+_PATIENCE, _ASKED_FOR = 40.0, 10.0
 _END_CONNECTIONS = ("CLIENT", "KILL", "TYPE", "normal")
 
 
@@ -82,6 +84,7 @@ class Sentinels(Place):
     """A master, two replicas, three Sentinels."""
 
     name = "sentinels"
+    unwilling = (AssertionError, RedisError)
 
     @property
     def title(self) -> str:
@@ -100,6 +103,7 @@ class Sentinels(Place):
         await asyncio.to_thread(self._all.stop)
 
     async def heal(self) -> None:
+        await patiently(lambda: _wake(self._all.servers, self._all.sentinels))
         await patiently(self._all.settle)
 
     async def clean(self) -> None:
@@ -138,7 +142,7 @@ class Sentinels(Place):
         old = self._all.master
         ask = ("SENTINEL", "FAILOVER", self._all.name)
         await asyncio.to_thread(self._all.sentinels[0].execute, *ask)
-        await self._other_than(old)
+        await self._other_than(old, _ASKED_FOR)
         await self.heal()
 
     async def _freeze_replica(self, rng: random.Random, bots: Bots) -> None:
@@ -152,13 +156,14 @@ class Sentinels(Place):
     async def _end_connections(self, rng: random.Random, bots: Bots) -> None:
         await asyncio.to_thread(self._all.master.execute, *_END_CONNECTIONS)
 
-    async def _other_than(self, old: RedisServer) -> None:
+    async def _other_than(self, old: RedisServer, within: float = _PATIENCE) -> None:
         """Wait until every Sentinel says so: one that does not may fail over again."""
         ask = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._all.name)
         await _until(
             lambda: all(
                 one.execute(*ask)[1] != str(old.port) for one in self._all.sentinels
-            )
+            ),
+            within,
         )
 
     async def _rejoin(self) -> None:
@@ -175,6 +180,7 @@ class Cluster(Place):
     """Three masters, each with a replica."""
 
     name = "cluster"
+    unwilling = (AssertionError, RedisError)
 
     @property
     def title(self) -> str:
@@ -193,6 +199,7 @@ class Cluster(Place):
         await asyncio.to_thread(self._all.stop)
 
     async def heal(self) -> None:
+        await patiently(lambda: _wake(self._all.servers))
         await patiently(self._all.settle)
 
     async def clean(self) -> None:
@@ -230,7 +237,7 @@ class Cluster(Place):
         slot, old = await self._owned(rng, bots)
         replica = await asyncio.to_thread(self._replica_of, old)
         await asyncio.to_thread(replica.execute, "CLUSTER", "FAILOVER")
-        await self._other_than(old, slot)
+        await self._other_than(old, slot, _ASKED_FOR)
         await self.heal()
 
     async def _move_slots(self, rng: random.Random, bots: Bots) -> None:
@@ -253,7 +260,9 @@ class Cluster(Place):
         slot = rng.choice(_slots(bots.keys()))
         return slot, await asyncio.to_thread(self._all.owner, slot)
 
-    async def _other_than(self, old: RedisServer, slot: int) -> None:
+    async def _other_than(
+        self, old: RedisServer, slot: int, within: float = _PATIENCE
+    ) -> None:
         """Wait until a slot has another master, by the word of another server."""
         witnesses = [server for server in self._all.servers if server is not old]
 
@@ -264,10 +273,11 @@ class Cluster(Place):
                 for first, last, (_, port, *_), *_ in ranges
             )
 
-        await _until(replaced)
+        await _until(replaced, within)
 
     def _replica_of(self, master: RedisServer) -> RedisServer:
-        told = master.info("INFO", "replication")["slave0"]
+        told = master.info("INFO", "replication").get("slave0", "")
+        assert told, "its replica is away"
         port = dict(pair.split("=") for pair in told.split(","))["port"]
         return next(one for one in self._all.servers if str(one.port) == port)
 
@@ -299,8 +309,16 @@ async def _freeze(server: RedisServer, seconds: float) -> None:
         server.send(signal.SIGCONT)
 
 
-async def _until(reached: Callable[[], bool]) -> None:
-    until = time.monotonic() + _PATIENCE
+def _wake(*servers: Iterable[RedisServer]) -> None:
+    """Start and continue those that a fault has left behind."""
+    for server in itertools.chain(*servers):
+        if not server.is_running:
+            server.start()
+        server.send(signal.SIGCONT)
+
+
+async def _until(reached: Callable[[], bool], within: float) -> None:
+    until = time.monotonic() + within
     while not await asyncio.to_thread(reached):
         assert time.monotonic() < until, "nobody took over"
         await asyncio.sleep(0.05)
