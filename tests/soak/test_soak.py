@@ -12,12 +12,16 @@ from tests.conftest import need_postgres, need_redis
 from tests.soak.__main__ import main
 from tests.soak.judging import Wrong
 from tests.soak.places import PLACES
+from tests.soak.places.sqlite import SQLite
 from tests.soak.rounds import Plan, soak
 
 if TYPE_CHECKING:
+    import random
     from pathlib import Path
 
     from tests.soak.figures import Figures
+    from tests.soak.places import Bots
+    from tests.soak.places.base import Fault
 
 NEEDS = {"postgres": need_postgres}
 # What takes a second or two.
@@ -51,6 +55,26 @@ async def test_some_seconds_of_faults_lose_and_double_nothing(
     assert figures.told(Outcome.DONE) > 100
     assert figures.histories > 50
     assert figures.exact > 20
+
+
+class Unwilling(SQLite):
+    """Does no harm that it is asked for."""
+
+    def faults(self) -> dict[str, Fault]:
+        return {"a failover": self._refuse}
+
+    async def _refuse(self, rng: random.Random, bots: Bots) -> None:
+        raise AssertionError("nobody took over")
+
+
+@pytest.mark.soak
+async def test_a_fault_of_which_nothing_comes_is_counted_and_ends_nothing(
+    tmp_path: Path,
+) -> None:
+    plan = Plan(seed=1, seconds=1.0, calm=0.0, pauses=(0.3, 0.4))
+    figures = await soak(Unwilling(tmp_path), plan, 0.1, print)
+    assert figures.findings == []
+    assert figures.faults["a failover (in vain)"] == figures.faults.total() > 1
 
 
 def test_some_seconds_by_the_command_end_in_a_page_and_in_tables(
