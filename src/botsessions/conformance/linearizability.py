@@ -19,7 +19,6 @@ from botsessions.conformance.history import (
     Outcome,
     Verb,
     Violation,
-    listed,
 )
 
 if TYPE_CHECKING:
@@ -44,7 +43,8 @@ def check_linearizable(
     if not search.succeeds(budget):
         raise Violation(
             "no order of these calls explains their answers; one that explains the "
-            "most leaves over" + listed(*search.stuck)
+            "most leaves over",
+            *search.stuck,
         )
 
 
