@@ -31,7 +31,7 @@ PEERS := aiogram telegram
 CHECKS := formatting lint types layers wheel $(FOUND:%=tests-%) peers oldest
 
 .PHONY: help demo test pythons servers $(CHECKS) $(PEERS:%=peers-%) oldest-tests oldest-types
-.PHONY: bench soak lock format clean
+.PHONY: bench soak mutants lock format clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.* ## (.*)/make \1\t\2/p' Makefile | expand -t 14
@@ -133,6 +133,9 @@ bench: $(BENCH)/.ready ## measure, beside aiogram's storage and the bare floor; 
 
 soak: servers $(TEST)/.ready ## run the long forms of the tests
 	@$(TEST)/bin/python -m pytest -m soak
+
+mutants: $(TEST)/.ready ## plant every known fault again, and write down which check catches it
+	@$(TEST)/bin/python -m tests.conformance.table
 
 # From the index alone: nothing that this machine's pip is configured with gets in.
 # check.txt comes first and binds the others, so that each package has one version.

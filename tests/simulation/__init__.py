@@ -1,11 +1,15 @@
 """The real engine under a seeded simulation: virtual time, faults, checked histories.
 
 ``schedule`` draws one run from a seed, on one of the ``plans``: several processes, each
-a ``SessionStore`` with its callers, over one ``server`` that each reaches through a
-``faulty`` network, all of it in a ``world`` on the virtual time of ``loop``.
-``history`` notes each call; ``order``, ``linearizability`` and ``moments`` judge the
-answers. ``mutants`` are faults planted in the product, to prove that the judges see
-them; ``hunt`` catches one.
+with stores, callers and a clock of its own, over one ``server`` that crashes and is up
+again with what was durable. Each reaches it through a ``faulty`` network, on which a
+``request`` travels by itself along a ``road``; all of it in a ``world`` on the virtual
+time of ``loop``. ``history`` (of the conformance kit) notes each call, its neighbours
+``order`` and ``linearizability`` judge the answers, and so do ``moments`` and
+``fences``, which know what was there. ``locks`` plays the same for one hot lock.
+``mutants`` are faults planted in the product, and in this server, to prove that the
+judges see them; ``hunt`` catches one.
 
-To play a seed again, event by event: ``python -m tests.simulation SEED``.
+A failure says how to see it again (``replay``), event by event:
+``python -m tests.simulation SEED``. For hours of new seeds there is ``soak``.
 """

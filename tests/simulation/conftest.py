@@ -24,12 +24,15 @@ class Played:
     outcomes: dict[str, Counter[str]] = dataclasses.field(default_factory=dict)
     slowest: dict[str, float] = dataclasses.field(default_factory=dict)
     catches: list[str] = dataclasses.field(default_factory=list)
+    happened: Counter[str] = dataclasses.field(default_factory=Counter)
+    soaked: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, plan: Plan, report: Report) -> None:
         """Count one run."""
         self.runs[plan.name] += 1
         self.outcomes.setdefault(plan.name, Counter()).update(report.outcomes)
         self.slowest[plan.name] = max(self.slowest.get(plan.name, 0), report.slowest)
+        self.happened += report.happened
 
     def merge(self, other: dict[str, Any]) -> None:
         """Count what another process has played."""
@@ -39,6 +42,8 @@ class Played:
         for name, slowest in other["slowest"].items():
             self.slowest[name] = max(self.slowest.get(name, 0), slowest)
         self.catches += other["catches"]
+        self.happened.update(other["happened"])
+        self.soaked += other["soaked"]
 
     def summary(self) -> str:
         """Return one line about all of it."""
@@ -49,9 +54,11 @@ class Played:
             parts.append(
                 f"{self.runs.total():,} runs, {total.total():,} calls: {counts}"
             )
+        if self.happened:
+            parts += [f"{n:,} {what}" for what, n in self.happened.most_common()]
         if self.catches:
             parts.append(f"{len(self.catches)} mutants caught")
-        return "; ".join(parts)
+        return "\n".join(["; ".join(parts), *self.soaked]).strip()
 
     def tables(self) -> list[str]:
         """Return a line for each plan, and one for each mutant."""
@@ -88,6 +95,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             "outcomes": {plan: dict(found) for plan, found in played.outcomes.items()},
             "slowest": played.slowest,
             "catches": played.catches,
+            "happened": dict(played.happened),
+            "soaked": played.soaked,
         }
 
 

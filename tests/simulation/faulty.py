@@ -1,8 +1,10 @@
 """A backend over a network that fails, drawn from a seed: how processes see the server.
 
-A request travels by itself once it was sent: whether its sender waits, gave up or died,
-it arrives when it arrives. Also watches over the engine's part of the contract: a key
-once in a batch, in one batch at a time, and no more batches than were agreed.
+Writes travel by themselves once they were sent (``request``), and may be overtaken by
+others (``road``). What backends may have besides (``Near``, ``Home``) are classes of
+their own, since the engine looks for methods. Also watches over the engine's part of
+the contract: a key once in a batch, in one batch at a time, and no more batches than
+were agreed.
 """
 
 from __future__ import annotations
@@ -14,18 +16,21 @@ import enum
 import sys
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
+from botsessions.backend import Page
 from botsessions.conformance.history import NEVER
 from botsessions.errors import (
     BackendError,
     BackendUnavailableError,
     OutcomeUnknownError,
 )
+from botsessions.record import Record
+from tests.simulation.request import Journey, Request
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
-    from botsessions.backend import Outcome
+    from botsessions.backend import InlineTable, Outcome
     from botsessions.record import Loaded, Write
     from tests.simulation.server import Server
 
@@ -36,6 +41,8 @@ _AWAY = BackendUnavailableError("injected: this one's server is away")
 _REQUEST_LOST = OutcomeUnknownError("injected: this one's request lost")
 _ANSWER_LOST = OutcomeUnknownError("injected: this one's answer lost")
 _FATES = (_REFUSED, _AWAY, _REQUEST_LOST, _ANSWER_LOST)
+# So many others at most overtake a request, or an answer.
+_OVERTAKING = 6
 
 
 class CommitFault(enum.Enum):
@@ -50,6 +57,8 @@ class CommitFault(enum.Enum):
     REFUSED = "refused"
     UNAVAILABLE = "unavailable"
     EACH = "each write fares on its own"
+    OVERTAKEN = "overtaken by later requests"
+    ANSWER_OVERTAKEN = "applied, and the answer overtaken by others"
 
 
 class LoadFault(enum.Enum):
@@ -61,6 +70,8 @@ class LoadFault(enum.Enum):
     REFUSED = "refused"
     UNAVAILABLE = "unavailable"
     EACH = "some keys refused, the others read"
+    OVERTAKEN = "overtaken by later requests"
+    ANSWER_OVERTAKEN = "read, and the answer overtaken by others"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +103,7 @@ class Attempt:
 
 
 class FaultyBackend:
-    """One process's connection to the server."""
+    """One process's connection to the server, for so many stores."""
 
     def __init__(
         self,
@@ -102,12 +113,14 @@ class FaultyBackend:
         *,
         name: str = "",
         concurrent_batches: int = 1,
+        stores: int = 1,
     ) -> None:
         self.concurrent_batches = concurrent_batches
         self.faults = faults
         self._server = server
         self._rng = rng
         self._name = name
+        self._stores = stores
         self.refusals = 0  # how often to fail to open
         self._opened = 0
         self._happened = 0
@@ -117,8 +130,8 @@ class FaultyBackend:
 
     async def open(self) -> None:
         await self._travel()
-        if self.refusals:
-            self.refusals -= 1
+        if self.refusals or not self._server.is_up:
+            self.refusals = max(self.refusals - 1, 0)
             raise BackendUnavailableError("injected: cannot be opened")
         self._opened += 1
 
@@ -135,6 +148,7 @@ class FaultyBackend:
         self._log("loads", fault, *keys)
         if len(set(keys)) != len(keys):
             self._complain("a key is loaded twice in one batch")
+        since = self._server.crashes
         await self._travel(self.faults.slow if fault is LoadFault.SLOW else None)
         match fault:
             case LoadFault.LOST:
@@ -145,12 +159,34 @@ class FaultyBackend:
                 raise BackendError("injected: refused")
             case LoadFault.UNAVAILABLE:
                 raise BackendUnavailableError("injected: unavailable")
+            case LoadFault.OVERTAKEN:
+                await self._server.requests.behind(*self._others())
+        await self._arrive(since)
+        while readable := self._server.when_readable(keys):
+            await readable
+            await self._arrive(since)
         loaded = self._server.load(keys)
+        if fault is LoadFault.ANSWER_OVERTAKEN:
+            await self._server.answers.behind(*self._others())
         await self._travel()
-        if fault is LoadFault.EACH:
-            records = [self._rng.choice([r, _REFUSED, _AWAY]) for r in loaded.records]
-            return loaded._replace(records=records)
-        return loaded
+        self._server.answers.passes()
+        return self._spoil(loaded, fault)
+
+    def _spoil(self, loaded: Loaded, fault: LoadFault | None) -> Loaded:
+        if fault is not LoadFault.EACH:
+            return loaded
+        records = [self._rng.choice([r, _REFUSED, _AWAY]) for r in loaded.records]
+        return loaded._replace(records=records)
+
+    async def _arrive(self, since: int) -> None:
+        """Reach the server, unless it is down, or crashed since this was sent."""
+        self._server.requests.passes()
+        if not self._server.is_up and self._rng.random() < 0.5:
+            raise BackendUnavailableError("injected: down")
+        if self._server.crashes != since or not self._server.is_up:
+            if self._rng.random() < self.faults.silence:
+                await self._wait_for_ever()
+            raise ConnectionResetError("injected: the server has crashed")
 
     async def commit(self, writes: Sequence[Write]) -> Sequence[Outcome]:
         with self._watched([write.key for write in writes]):
@@ -172,8 +208,35 @@ class FaultyBackend:
             return answer
 
     async def sweep(self, prefix: str, limit: int) -> int:
-        await self._travel()
+        await self._listen()
         return self._server.sweep(prefix, limit)
+
+    async def list_pages(
+        self, prefix: str, after: str, limit: int
+    ) -> AsyncIterator[Page]:
+        """Walk in pages so small that much happens between two of them."""
+        while True:
+            await self._listen()
+            names = self._server.names(prefix, after)[: min(limit, 2)]
+            while readable := self._server.when_readable(names):
+                await readable
+                await self._listen()
+            loaded = self._server.load(names)
+            await self._travel()
+            if not names:
+                return
+            found = zip(names, loaded.records, strict=True)
+            yield Page(loaded.now, [(k, r) for k, r in found if isinstance(r, Record)])
+            after = names[-1]
+
+    async def _listen(self) -> None:
+        """Reach the server with what no engine bounds in time: no endless silence."""
+        await self._travel()
+        fault = self._draw(self.faults.load)
+        if fault is LoadFault.REFUSED:
+            raise BackendError("injected: refused")
+        if fault is LoadFault.UNAVAILABLE or not self._server.is_up:
+            raise BackendUnavailableError("injected: unavailable")
 
     async def _commit(self, writes: Sequence[Write]) -> Sequence[Outcome]:
         fault = self._draw(self.faults.commit)
@@ -193,20 +256,18 @@ class FaultyBackend:
             case CommitFault.LOST_REQUEST:
                 await self._lose_answer()
             case CommitFault.LOST_ANSWER:
-                self._send(writes, trip)
+                self._send(writes, trip).cancel()
                 await self._lose_answer()
             case CommitFault.LATE:
-                self._send(writes, self._rng.random() * self.faults.late)
+                self._send(writes, self._rng.random() * self.faults.late).cancel()
                 await self._lose_answer()
             case CommitFault.PART:
-                self._send([w for w in writes if self._rng.random() < 0.5], trip)
+                part = [write for write in writes if self._rng.random() < 0.5]
+                self._send(part, trip).cancel()
                 await self._lose_answer()
-            case CommitFault.TWICE:
-                # Never ahead of the other: "False" must mean that no copy has landed.
-                self._send(writes, trip + self._rng.random() * self.faults.late)
             case CommitFault.EACH:
                 return await self._commit_each(writes, trip)
-        return await self._send(writes, trip)
+        return await self._send(writes, trip, fault)
 
     async def _commit_each(
         self, writes: Sequence[Write], trip: float
@@ -227,23 +288,28 @@ class FaultyBackend:
         ]
 
     def _send(
-        self, writes: Sequence[Write], delay: float
+        self,
+        writes: Sequence[Write],
+        delay: float,
+        fault: CommitFault | None = None,
     ) -> asyncio.Future[Sequence[bool]]:
         """Put writes on their way; return the answer that comes back, if one waits."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Sequence[bool]] = loop.create_future()
-        back = self._trip()
+        back, again = self._trip(), self._rng.random() * self.faults.late
+        journey = Journey(
+            there=delay,
+            back=back,
+            behind=self._others() if fault is CommitFault.OVERTAKEN else None,
+            answer_behind=(
+                self._others() if fault is CommitFault.ANSWER_OVERTAKEN else None
+            ),
+            again=again if fault is CommitFault.TWICE else None,
+            silence=self.faults.silence,
+        )
+        return Request(self._server, writes, journey, self._rng).answer
 
-        def arrive() -> None:
-            landed = self._server.commit(writes)
-            loop.call_later(back, come_back, landed)
-
-        def come_back(landed: Sequence[bool]) -> None:
-            if not answer.done():
-                answer.set_result(landed)
-
-        loop.call_later(delay, arrive)
-        return answer
+    def _others(self) -> tuple[int, float]:
+        """Draw by how many others one is overtaken, and how long that may take."""
+        return self._rng.randint(1, _OVERTAKING), self.faults.slow
 
     async def _lose_answer(self) -> NoReturn:
         if self._rng.random() < self.faults.silence:
@@ -276,10 +342,10 @@ class FaultyBackend:
     def _watched(self, keys: Sequence[str]) -> Iterator[None]:
         """Complain if the engine breaks its part of the contract."""
         self._batches += 1
-        if self._batches > self.concurrent_batches:
+        if self._batches > self.concurrent_batches * self._stores:
             self._complain(f"{self._batches} batches are under way at once")
         for key in keys:
-            if key in self._writing:
+            if self._writing.get(key, 0) >= self._stores:
                 self._complain(f"{key} is in two writes at once")
             self._writing[key] = self._writing.get(key, 0) + 1
         try:
@@ -296,3 +362,47 @@ class FaultyBackend:
 
     def _log(self, *what: object) -> None:
         self._server.log(self._name, *what)
+
+
+class Near(FaultyBackend):
+    """Has its data on this machine: reads without waiting, as a rule."""
+
+    def load_now(self, keys: Sequence[str]) -> Loaded | None:
+        """Read at once, unless there is something to wait for."""
+        fault = self._draw(self.faults.load)
+        match fault:
+            case LoadFault.BROKEN:
+                raise ConnectionResetError("injected: connection reset")
+            case LoadFault.REFUSED:
+                raise BackendError("injected: refused")
+            case LoadFault.UNAVAILABLE:
+                raise BackendUnavailableError("injected: unavailable")
+            case None | LoadFault.EACH:
+                pass
+            case _:
+                return None
+        if not self._server.is_up or self._server.when_readable(keys) is not None:
+            return None
+        self._log("reads at once", fault, *keys)
+        return self._spoil(self._server.load(keys), fault)
+
+
+class Home(FaultyBackend):
+    """Has its data in this process: an engine may take the very records."""
+
+    def now(self) -> int:
+        """Return the server's clock."""
+        return self._server.clock.now()
+
+    def attach(
+        self,
+        prefix: str,
+        loop: asyncio.AbstractEventLoop | None,
+        seal: Callable[[bytes], bytes],
+    ) -> InlineTable:
+        """Hand over the records under a prefix."""
+        return self._server.attach(prefix, loop, seal)
+
+    def detach(self) -> None:
+        """Take them back."""
+        self._server.detach()

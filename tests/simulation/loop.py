@@ -4,20 +4,25 @@ Time stands still while anything is ready and then jumps to the next timer, so n
 ever sleeps. Callbacks run one at a time: in the order they came, or drawn from a random
 generator. Nothing ready and no timer left means that somebody waits for ever: an error
 here, where a real loop would hang. Needs no selector, no thread and no socket.
+
+Each process may have a clock of its own (``LocalTime``): it is told another time, and
+what it asks to be done in a second is done when a second has passed for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, TypeVarTuple
 
 if TYPE_CHECKING:
     import random
     from collections import deque
     from collections.abc import Callable, Coroutine
+    from contextvars import Context
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 # Timers closer together than this are due at once.
 _RESOLUTION = 1e-9
@@ -31,11 +36,22 @@ class LivelockError(AssertionError):
     """The run takes more steps than it possibly needs."""
 
 
+class LocalTime(NamedTuple):
+    """How a clock goes: so many seconds in each true one, and what it began with."""
+
+    rate: float = 1.0
+    began: float = 0.0
+
+
+TRUE_TIME = LocalTime()
+
+
 class SimulatedLoop(asyncio.BaseEventLoop):
     """Runs callbacks one by one; ``rng`` draws the next one, without it they queue.
 
     ``steps`` counts them. What the loop would log (an exception in a callback or in a
-    task that nobody awaits) is kept in ``complaints``.
+    task that nobody awaits) is kept in ``complaints``. ``local_time`` is asked how the
+    clock goes of whoever is running.
     """
 
     # What asyncio.BaseEventLoop keeps its callbacks in, from 3.4 to this day.
@@ -52,11 +68,30 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._interruption: tuple[int, Callable[[], object]] | None = None
         self.steps = 0
         self.complaints: list[str] = []
+        self.local_time: Callable[[], LocalTime] = lambda: TRUE_TIME
         self.set_exception_handler(SimulatedLoop._complain)
 
     def time(self) -> float:
-        """Return the virtual time in seconds; it begins at 0."""
+        """Return the virtual time in seconds, by the clock of who asks."""
+        local = self.local_time()
+        return local.began + local.rate * self._now
+
+    @property
+    def true_time(self) -> float:
+        """The virtual time in seconds, whoever asks; it begins at 0."""
         return self._now
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Set a timer by the clock of who asks."""
+        local = self.local_time()
+        when = (when - local.began) / local.rate
+        return super().call_at(when, callback, *args, context=context)
 
     def interrupt(self, step: int, action: Callable[[], object]) -> None:
         """Do something just before the given step (the next one is ``steps``)."""

@@ -15,6 +15,7 @@ from botsessions.conformance.history import (
     CHANGES,
     READS,
     Call,
+    Ids,
     Outcome,
     Verb,
     Violation,
@@ -53,6 +54,18 @@ def check_moments(
             _check_lifetime(call, landings, lifetime)
 
 
+def check_presence(sightings: Sequence[Call], landings: Sequence[Landing]) -> None:
+    """Raise ``Violation`` unless walks met one key when it was there, and only then.
+
+    Of what they met they tell nothing but that it was there.
+    """
+    contents = {landing.ids for landing in landings if landing.ids}
+    for sighting in sightings:
+        fitting = contents if sighting.saw else {()}
+        if not any(_was_there(sighting, ids, landings) for ids in fitting):
+            raise Violation(f"at no moment of a walk was it so: {sighting}")
+
+
 def _check_versions(landings: Sequence[Landing]) -> None:
     versions = [landing.record.version for landing in landings]
     if len(set(versions)) != len(versions):
@@ -62,10 +75,10 @@ def _check_versions(landings: Sequence[Landing]) -> None:
 def _check_revival(landings: Sequence[Landing]) -> None:
     for old, new in itertools.pairwise(landings):
         continued = bool(old.ids) and old.ids == new.ids[: len(old.ids)]
-        if continued and old.has_ended(new.now):
+        if continued and old.has_ended(new.applied):
             raise Violation(
                 f"{shown(old.ids)} had ended at {old.record.expires_at} and was "
-                f"revived as {shown(new.ids)} at {new.now}"
+                f"revived as {shown(new.ids)} at {new.applied}"
             )
 
 
@@ -99,42 +112,52 @@ def _is_state(call: Call, landings: Sequence[Landing]) -> bool:
 
 
 def _check_read(call: Call, landings: Sequence[Landing]) -> None:
-    """Some state with this content was there at one moment of the call."""
-    if not call.saw and (not landings or landings[0].tick > call.called):
-        return
+    if not _was_there(call, call.saw or (), landings):
+        raise Violation(f"at no moment of the call was this there: {call}")
+
+
+def _was_there(call: Call, saw: Ids, landings: Sequence[Landing]) -> bool:
+    """Tell whether a state with this content was there at one moment of the call."""
+    if not saw and (not landings or landings[0].tick > call.called):
+        return True
     for landing, following in zip(landings, [*landings[1:], None], strict=True):
         if landing.tick > call.returned:
             break
         if following is not None and following.tick < call.called:
             continue
-        if call.saw:
+        if saw:
             begin = max(landing.now, call.called_at)
-            if landing.ids == call.saw and not landing.has_ended(begin):
-                return
+            if landing.ids == saw and not landing.has_ended(begin):
+                return True
         else:
             end = call.returned_at if following is None else following.now
             if landing.has_ended(min(end, call.returned_at)):
-                return
-    raise Violation(f"at no moment of the call was this there: {call}")
+                return True
+    return False
 
 
 def _check_lifetime(
     call: Call, landings: Sequence[Landing], lifetime: Lifetime
 ) -> None:
     """A change gives the session nine tenths of its ttl at least, and all at most."""
+    before: Landing | None = None
     for landing in landings:
         if landing.ids[-1:] == (call.id,):
             break
+        before = landing
     else:
         return  # replaced in the same commit
+    made = landing.record.created_at
+    if (before is None or before.has_ended(landing.applied)) and made < call.called_at:
+        raise Violation(f"made at {made}, before anybody called for it: {call}")
     expires_at = landing.record.expires_at
     earliest, latest = [], []
     if lifetime.ttl is not None:
         earliest.append(call.called_at + lifetime.ttl)
         latest.append(call.returned_at + lifetime.ttl)
     if lifetime.max_age is not None:
-        earliest.append(landing.record.created_at + lifetime.max_age)
-        latest.append(landing.record.created_at + lifetime.max_age)
+        earliest.append(made + lifetime.max_age)
+        latest.append(made + lifetime.max_age)
     lag = (lifetime.ttl or 0) // 10
     if expires_at is None or not min(earliest) - lag <= expires_at <= min(latest):
         raise Violation(

@@ -84,7 +84,12 @@ _RULES = "botsessions.engine.rules"
 _FOLD = "botsessions.engine.fold"
 _BATCHED = "botsessions.engine.batched"
 _READER = "botsessions.engine.reader"
+_INLINE = "botsessions.engine.inline"
+_STORE = "botsessions.store"
 _MEMORY = "botsessions.backends.memory"
+# What the simulation itself has for a server and a network: they can be wrong as well.
+_SERVER = "tests.simulation.server"
+_REQUEST = "tests.simulation.request"
 
 MUTANTS = [
     # The backend.
@@ -543,5 +548,225 @@ MUTANTS = [
         "two batches at once",
         _BATCHED,
         {"self._ready.extendleft(reversed(left))": "pass"},
+    ),
+    # A server that crashes.
+    Mutant(
+        "acknowledged before it is durable",
+        "the server crashes",
+        _SERVER,
+        {"if not self._undurable:": "if True:"},
+    ),
+    Mutant(
+        "shown before it is durable",
+        "the server crashes",
+        _SERVER,
+        {
+            "        if self._disk is None:\n            return at_once": (
+                "        if True:\n            return at_once"
+            )
+        },
+    ),
+    Mutant(
+        "refused because of what is not durable",
+        "the server crashes, created and deleted",
+        _REQUEST,
+        {
+            "durable = server.when_durable()": (
+                "durable = server.when_durable() if any(landed) else None"
+            )
+        },
+    ),
+    Mutant(
+        "a restart forgets what was deleted",
+        "the server crashes, created and deleted",
+        _SERVER,
+        {
+            "for key, record in self._durable.items():": (
+                "for key, record in [i for i in self._durable.items() if i[1].value]:"
+            )
+        },
+    ),
+    Mutant(
+        "a restart forgets one record",
+        "the server crashes",
+        _SERVER,
+        {
+            "self.lost += len(self._undurable)": (
+                "self.lost += bool(self._durable and self._durable.popitem())"
+            )
+        },
+    ),
+    Mutant(
+        "gone for a moment: readers do not wait for what is being made durable",
+        "the server crashes while sessions expire",
+        _SERVER,
+        {"if self._disk is None or not self._disk.readers_wait:": "if True:"},
+    ),
+    # Clocks.
+    Mutant(
+        "an update goes by the clock of its process",
+        "no clock goes right, and sessions expire",
+        _BATCHED,
+        {
+            "write = self._next_write(lane, record, loaded.now,": (
+                "now = int(10**9 + 1000 * self._loop.time())\n"
+                "            write = self._next_write(lane, record, now,"
+            )
+        },
+    ),
+    Mutant(
+        "a read goes by the clock of its process",
+        "no clock goes right, and sessions expire",
+        _READER,
+        {
+            "gone = record is None or record.is_gone(loaded.now)": (
+                "now = int(10**9 + 1000 * self._loop.time())\n"
+                "            gone = record is None or record.is_gone(now)"
+            )
+        },
+    ),
+    Mutant(
+        "a new session is as old as the one before",
+        "expiry and faults",
+        _RULES,
+        {
+            "created_at = now if record.is_gone(now) else record.created_at": (
+                "created_at = record.created_at"
+            )
+        },
+    ),
+    Mutant(
+        "the counter wraps",
+        "created and deleted",
+        _RULES,
+        {
+            "Version(record.version.counter + 1, token)": (
+                "Version((record.version.counter + 1) % 4, token)"
+            )
+        },
+    ),
+    Mutant(
+        "the second half of a split is told that it failed",
+        "one poisoned key",
+        _BATCHED,
+        {
+            "            await self._commit(worker, left, writes_left)": (
+                "            [self._fail(lane, BackendError()) for lane in left]"
+            )
+        },
+    ),
+    # Reading without waiting.
+    Mutant(
+        "expired row served to a get that need not wait",
+        "data on this machine",
+        _READER,
+        {
+            "        if record is None or record.is_gone(loaded.now):\n": (
+                "        if record is None or not record.value:\n"
+            )
+        },
+    ),
+    Mutant(
+        "what cannot be read at once is shown as none",
+        "data on this machine",
+        _READER,
+        {"            raise record\n": "            return {}\n"},
+    ),
+    Mutant(
+        "a get that need not wait is served from memory",
+        "data on this machine",
+        _READER,
+        {
+            "loaded = self._calls.load_now((key,))": (
+                "seen = self.__dict__.setdefault('seen', {})\n"
+                "        loaded = seen.get(key) or self._calls.load_now((key,))\n"
+                "        seen[key] = loaded"
+            )
+        },
+    ),
+    # The engine in front of records in this process.
+    Mutant(
+        "expired row served, inline",
+        "data in this process expire",
+        _INLINE,
+        {"if entry.is_gone(self._backend.now()):": "if not entry.value:"},
+    ),
+    Mutant(
+        "a function that raised has changed the session, inline",
+        "data in this process",
+        _INLINE,
+        {
+            "        except TypeError:\n            rules.check_function(function)\n": (
+                "        except Exception:\n"
+                "            records[text] = packb(session, None, PLAIN)\n"
+            )
+        },
+    ),
+    Mutant(
+        "two stores have a record of their own, inline",
+        "data in this process",
+        _INLINE,
+        {"self._records = table.records": "self._records = dict(table.records)"},
+    ),
+    # Walks, and what is swept.
+    Mutant(
+        "a walk comes upon what has expired",
+        "walks",
+        _STORE,
+        {"if record.is_gone(page.now) or not": "if not record.value or not"},
+    ),
+    Mutant(
+        "a walk comes upon what was deleted",
+        "walks",
+        _STORE,
+        {"if record.is_gone(page.now) or not": "if record.value == b'-' or not"},
+    ),
+    Mutant(
+        "a walk comes upon locks",
+        "locked by some",
+        _STORE,
+        {"if after is not None else BEHIND_LOCKS": "if after is not None else ''"},
+    ),
+    Mutant(
+        "a walk ends with its first page",
+        "walks",
+        _STORE,
+        {
+            "                if not wanted or _has(key, wanted):\n"
+            "                    yield key, record\n": (
+                "                if not wanted or _has(key, wanted):\n"
+                "                    yield key, record\n"
+                "            break\n"
+            )
+        },
+    ),
+    Mutant(
+        "nothing is swept",
+        "swept at once",
+        _MEMORY,
+        {"                    len(dead) < limit\n": "                    False\n"},
+    ),
+    # Locks among calls that know nothing of them.
+    Mutant(
+        "the guard is forgotten after a conflict",
+        "locked by some",
+        _BATCHED,
+        {
+            "been replaced. The record will tell.\n": (
+                "been replaced. The record will tell.\n"
+                "            lane.guarded = False\n"
+            )
+        },
+    ),
+    Mutant(
+        "a lock guards nothing",
+        "locked by all",
+        _BATCHED,
+        {
+            "        return self._queue(key, None, None, body, guard)": (
+                "        return self._queue(key, None, None, body, None)"
+            ),
+            "context, None, guard, policy)": "context, None, None, policy)",
+        },
     ),
 ]

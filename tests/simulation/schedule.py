@@ -2,7 +2,8 @@
 
 A ``Plan`` says what there is to draw from (``plans`` has them all). Several processes
 with some callers each work on a few keys; networks fail, processes crash or are closed,
-calls are cancelled, the clock jumps. Then all faults end, and ``world`` has the last
+the server crashes and is up again with what was durable, calls are cancelled, the clock
+jumps, and no two clocks go alike. Then all faults end, and ``world`` has the last
 word.
 """
 
@@ -15,16 +16,16 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from botsessions.conformance.history import Call, Outcome, Verb, Violation
-from botsessions.errors import SessionError
-from tests.simulation.faulty import Faults
-from tests.simulation.loop import SimulatedLoop
+from botsessions.errors import BackendError, SessionError
+from tests.simulation.faulty import Faults, FaultyBackend
+from tests.simulation.loop import TRUE_TIME, LocalTime, SimulatedLoop
 from tests.simulation.moments import ENDLESS, Lifetime
 from tests.simulation.world import Process, World, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
-    from botsessions.keys import SessionKey
+    from tests.simulation.server import Disk
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +37,11 @@ class Plan:
     that happens. ``calm``: whatever goes wrong can be mended in time, so every call
     succeeds (but for poisoned keys and cancelled calls). ``correction`` is the longest
     step of a corrected clock, ``unknown`` the greatest share of calls whose outcome may
-    stay unknown.
+    stay unknown. ``stores`` is for each process, over the one ``backend`` that it has.
+    Clocks go up to ``skew`` faster or slower than they should: that of each process,
+    and the server's. ``locked`` is the chance that a change is made under a lock, of
+    such a ``lease``; ``walks`` that all sessions are walked instead of a call.
+    ``outage`` is the longest time for which the server is down.
     """
 
     name: str
@@ -60,17 +65,30 @@ class Plan:
     correction: float = 0.05
     sweeps: int = 0
     strays: int = 0
+    stores: int = 1
+    backend: type[FaultyBackend] = FaultyBackend
+    skew: float = 0.0
+    locked: float = 0.0
+    lease: float = 1.0
+    walks: float = 0.0
+    disk: Disk | None = None
+    server_crashes: int = 0
+    outage: float = 0.2
     calm: bool = False
     unknown: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Report:
-    """What came of one run: calls by outcome, writes that landed, the longest wait."""
+    """What came of one run: calls by outcome, writes that landed, the longest wait.
+
+    ``happened`` counts what there is to see of a fault, to prove that there were any.
+    """
 
     outcomes: Counter[str]
     landed: int
     slowest: float
+    happened: Counter[str]
 
 
 def play(plan: Plan, seed: int, log: Callable[..., None] | None = None) -> Report:
@@ -93,8 +111,15 @@ class _Run:
             keys=plan.keys,
             flat=luck.random() < 0.5,
             lifetime=plan.lifetime,
+            disk=plan.disk,
+            luck=self._rng("server"),
+            clock_rate=1 + plan.skew * self._rng("clock rate").uniform(-1, 1),
             log=log,
         )
+        self._world.honest_clocks = not (
+            plan.skew or plan.clock_steps or plan.clock_corrections
+        )
+        self._world.exclusive = plan.locked == 1
 
     def _rng(self, purpose: str) -> random.Random:
         """Return a generator that no other purpose draws from."""
@@ -116,6 +141,16 @@ class _Run:
             ),
             len(world.server.journal),
             world.slowest,
+            +Counter(
+                {
+                    "crashes of the server": world.server.crashes,
+                    "writes lost by them": world.server.lost,
+                    "requests overtaken": world.server.requests.overtaken,
+                    "answers overtaken": world.server.answers.overtaken,
+                    "changes under a lock": len(world.guards),
+                    "walks": world.walks,
+                }
+            ),
         )
 
     def _check_waits(self) -> None:
@@ -147,6 +182,7 @@ class _Run:
                 ("corrections", plan.clock_corrections, self._correct),
                 ("sweeps", plan.sweeps, self._sweep),
                 ("strays", plan.strays, self._stray),
+                ("outages", plan.server_crashes, self._crash_server),
             ]
         ]
         await asyncio.gather(*disturbances)
@@ -168,12 +204,21 @@ class _Run:
             slow_functions=plan.slow_functions,
             timeout=plan.timeout,
             max_pending=plan.max_pending,
+            stores=plan.stores,
+            kind=plan.backend,
+            local_time=self._local_time(name),
         )
         with process.running():
             for number in range(plan.callers):
                 rng = self._rng(f"{name}/caller-{number + 1}")
                 caller = world.loop.create_task(self._call_on(process, rng, calls))
                 self._callers.append(caller)
+
+    def _local_time(self, name: str) -> LocalTime:
+        skew, rng = self._plan.skew, self._rng(f"{name}/clock")
+        if not skew:
+            return TRUE_TIME
+        return LocalTime(1 + skew * rng.uniform(-1, 1), rng.random() * 1000)
 
     async def _call_on(self, process: Process, rng: random.Random, calls: int) -> None:
         plan, world = self._plan, self._world
@@ -182,20 +227,25 @@ class _Run:
             if rng.random() < 0.7:
                 await asyncio.sleep(rng.random() * 2 * plan.pause)
             key, verb = rng.choice(world.keys), rng.choices(verbs, weights)[0]
+            store = rng.choice(process.stores)
+            lease = plan.lease if rng.random() < plan.locked else None
+            if rng.random() < plan.walks:
+                await rng.choice([world.walk, world.walk_keys])(process, store)
+                continue
+            calling = world.call(process, key, verb, store=store, lease=lease)
             if rng.random() < plan.cancel:
-                await self._call_and_cancel(process, key, verb, rng.random())
+                await self._cancel(calling, rng.random())
             else:
-                await world.call(process, key, verb)
+                await calling
 
-    async def _call_and_cancel(
-        self, process: Process, key: SessionKey, verb: Verb, when: float
-    ) -> None:
+    async def _cancel(self, calling: Coroutine[Any, Any, Call], when: float) -> None:
+        """Call, and be cancelled meanwhile, or too late."""
         task = asyncio.current_task()
         assert task is not None
         loop, trip = self._world.loop, self._plan.faults.trip
         timer = loop.call_later(when * 6 * trip, task.cancel)
         try:
-            await self._world.call(process, key, verb)
+            await calling
         finally:
             timer.cancel()
 
@@ -236,9 +286,16 @@ class _Run:
         self._world.log(victim.name, "sweeps")
         try:
             await victim.store.delete_expired()
+        except BackendError:
+            pass  # it was injected: another time, then
         except (SessionError, asyncio.CancelledError):
             if victim.alive:
                 raise
+
+    async def _crash_server(self, rng: random.Random) -> None:
+        self._world.server.crash()
+        await asyncio.sleep(rng.random() * self._plan.outage)
+        self._world.server.restart()
 
     def _step(self, rng: random.Random) -> None:
         """Let the clock jump ahead."""
@@ -260,5 +317,6 @@ class _Run:
         calm = Faults(trip=plan.faults.trip, poisoned=plan.faults.poisoned)
         for process in world.processes:
             process.backend.faults = calm
-        await asyncio.sleep(plan.faults.late + plan.faults.slow + plan.timeout)
+        lease = plan.lease if plan.locked else 0
+        await asyncio.sleep(plan.faults.late + plan.faults.slow + plan.timeout + lease)
         world.log("world", "calms down")

@@ -2,7 +2,8 @@
 
 Each scenario is played again and again, with an interruption one step of the event loop
 later each time, until it comes too late to interrupt anything. Each time all callers
-must be answered, the answers be right, and key, slots and store work as before.
+must be answered, the answers be right, and key, slots and store work as before. A
+failure names the command that plays its one step again, event by event.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from botsessions.conformance.history import Call, Outcome, Verb, Violation
 from botsessions.errors import BackendUnavailableError
 from tests.simulation.faulty import CommitFault, Faults, LoadFault
 from tests.simulation.loop import SimulatedLoop
+from tests.simulation.replay import command_of_step, only_step, reproducible, show
 from tests.simulation.world import Process, World
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ class Scenario:
     rivals: int = 0
     """Calls of another process for the same key."""
     keys: int = 1
+    lease: float | None = None
+    """Under a lock of this lease, if any."""
     fails: bool = False
     """Whether calls may fail: else the others' must be done."""
 
@@ -92,7 +96,8 @@ class Stage:
     def __init__(self, scenario: Scenario, order: int | None) -> None:
         rng = None if order is None else random.Random(order)
         self.loop = SimulatedLoop(rng)
-        self.world = World(self.loop, keys=scenario.keys)
+        log = None if only_step() is None else show
+        self.world = World(self.loop, keys=scenario.keys, log=log)
         self.scenario = scenario
         self.process = self._start("process", scenario.faults)
         self.rival = self._start("rival", CALM) if scenario.rivals else None
@@ -120,7 +125,8 @@ class Stage:
     async def _call(self, number: int, verb: Verb) -> Call:
         await asyncio.sleep(number * self.scenario.apart)
         key = self.world.keys[number % self.scenario.keys]
-        return await self.world.call(self.process, key, verb)
+        lease = self.scenario.lease
+        return await self.world.call(self.process, key, verb, lease=lease)
 
     async def end(self) -> list[Call | BaseException]:
         """Wait until everybody was answered, then end all faults."""
@@ -135,18 +141,24 @@ class Stage:
 
 def at_every_step(performance: Callable[[int], bool]) -> None:
     """Interrupt each step in turn, until an interruption has nothing to interrupt."""
-    for step in itertools.count():
-        try:
+    only = only_step()
+    for step in itertools.count() if only is None else [only]:
+        with reproducible(command_of_step(step)):
             if not performance(step):
                 assert step > 0
                 return
-        except AssertionError as failure:
-            failure.add_note(f"interrupted at step {step}")
-            raise
+
+
+LOCKING = [
+    *SCENARIOS,
+    Scenario("a lock", (Verb.UPDATE, Verb.UPDATE), lease=1.0),
+    Scenario("a lock, and rivals", (Verb.PUT,), lease=1.0, rivals=1),
+    Scenario("a lock, answer lost", (Verb.UPDATE, Verb.PUT), ANSWER_LOST, lease=1.0),
+]
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+@pytest.mark.parametrize("scenario", LOCKING, ids=str)
 def test_a_caller_is_cancelled(scenario: Scenario, order: int | None) -> None:
     def performance(step: int) -> bool:
         stage = Stage(scenario, order)

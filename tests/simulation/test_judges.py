@@ -25,8 +25,9 @@ from botsessions.conformance.history import (
 from botsessions.conformance.linearizability import check_linearizable
 from botsessions.conformance.order import check_order
 from botsessions.record import Record, Version
-from tests.simulation.moments import Lifetime, check_moments
-from tests.simulation.server import Landing
+from tests.simulation.fences import check_fenced
+from tests.simulation.moments import Lifetime, check_moments, check_presence
+from tests.simulation.server import NAMESPACE, Landing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -413,3 +414,53 @@ def test_a_change_sets_the_end(
         else:
             with pytest.raises(Violation, match="expires at"):
                 check_moments([call], landings, lifetime)
+
+
+def test_a_session_is_not_older_than_the_call_that_made_it() -> None:
+    call = Call(9, "key", UPDATE, 5, 60, returned=20, returned_at=90)
+    call.outcome, call.saw = Outcome.DONE, (9,)
+    with pytest.raises(Violation, match="made at 50"):
+        check_moments([call], journal((10, 50, 150, (9,))), Lifetime(ttl=100))
+
+
+def test_what_was_tested_in_time_may_be_seen_later() -> None:
+    first, second = journal((1, 50, 100, (1,)), (2, 110, 200, (1, 2)))
+    check_moments([], [first, second._replace(lag=11)], Lifetime())
+    with pytest.raises(Violation, match="revived"):
+        check_moments([], [first, second._replace(lag=10)], Lifetime())
+
+
+def test_a_walk_meets_what_is_there_whatever_it_holds() -> None:
+    check_presence([get((11, 60), (20, 70), (-1,))], ALIVE_TO_100)
+    check_presence([get((11, 60), (20, 200), ())], ALIVE_TO_100)
+    for wrong in (
+        get((11, 100), (20, 200), (-1,)),
+        get((11, 60), (20, 70), ()),
+        get((5, 40), (9, 49), (-1,)),
+    ):
+        with pytest.raises(Violation, match="at no moment"):
+            check_presence([wrong], ALIVE_TO_100)
+
+
+def lock(tick: int, now: int, end: int, value: bytes) -> Landing:
+    record = Record(Version(tick, tick), value, b"", now, end)
+    return Landing(tick, now, f"!{{{NAMESPACE}/key}}", record, ())
+
+
+def test_a_change_lands_while_its_lock_lives_or_not_at_all() -> None:
+    locks = [lock(1, 10, 100, b"mine"), lock(5, 100, 200, b"another's")]
+    in_time = journal((4, 99, None, (7,)))
+    check_fenced("key", {7: b"mine"}, in_time, locks)
+    check_fenced("key", {8: b"mine"}, journal((9, 300, None, (7,))), locks)
+    # It shows again in what another writes later, which is no change of it.
+    later = journal((4, 99, None, (7,)), (9, 150, None, (7, 8)))
+    check_fenced("key", {7: b"mine", 8: b"another's"}, later, locks)
+    for landings in (
+        journal((4, 100, None, (7,))),  # the lease is over
+        journal((9, 150, None, (7,))),  # another has it
+        journal((9, 150, None, (8, 7))),
+    ):
+        with pytest.raises(Violation, match="lost before"):
+            check_fenced("key", {7: b"mine"}, landings, locks)
+    with pytest.raises(Violation, match="lost before"):
+        check_fenced("key", {7: b"mine"}, in_time, [])

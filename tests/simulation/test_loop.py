@@ -8,7 +8,12 @@ import time
 
 import pytest
 
-from tests.simulation.loop import DeadlockError, LivelockError, SimulatedLoop
+from tests.simulation.loop import (
+    DeadlockError,
+    LivelockError,
+    LocalTime,
+    SimulatedLoop,
+)
 
 
 def test_time_jumps() -> None:
@@ -65,6 +70,25 @@ def test_timers_fire_in_time_whatever_is_drawn() -> None:
 
     loop.play(main())
     assert times == [0.1, 0.2, 0.3]
+
+
+@pytest.mark.parametrize("rate", [0.5, 2.0])
+def test_what_is_timed_by_a_clock_that_goes_wrong_takes_another_time(
+    rate: float,
+) -> None:
+    loop = SimulatedLoop()
+    loop.local_time = lambda: LocalTime(rate, 100.0)
+
+    async def main() -> float:
+        assert loop.time() == 100.0
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(3):
+                await asyncio.sleep(4)
+        await asyncio.sleep(1)
+        return loop.time()
+
+    assert loop.play(main()) == pytest.approx(104.0)
+    assert loop.true_time == pytest.approx(4.0 / rate)
 
 
 def test_an_endless_wait_is_an_error_that_names_who_waits() -> None:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import random
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from botsessions.conformance.history import (
     CHANGES,
@@ -28,32 +28,106 @@ from botsessions.conformance.history import (
 )
 from botsessions.conformance.linearizability import check_linearizable
 from botsessions.conformance.order import check_order
-from botsessions.errors import OutcomeUnknownError, SessionError, StoreClosedError
+from botsessions.errors import (
+    CorruptRecordError,
+    LockLostError,
+    OutcomeUnknownError,
+    SessionError,
+    StoreClosedError,
+)
 from botsessions.keys import SessionKey
+from botsessions.record import GRACE_MS
 from botsessions.store import SessionStore
 from tests.simulation.faulty import Faults, FaultyBackend
-from tests.simulation.loop import DeadlockError, LivelockError, SimulatedLoop
-from tests.simulation.moments import ENDLESS, Lifetime, check_moments
-from tests.simulation.server import NAMESPACE, Clock, Server
+from tests.simulation.fences import check_fenced
+from tests.simulation.loop import (
+    TRUE_TIME,
+    DeadlockError,
+    LivelockError,
+    LocalTime,
+    SimulatedLoop,
+)
+from tests.simulation.moments import (
+    ENDLESS,
+    Lifetime,
+    check_moments,
+    check_presence,
+)
+from tests.simulation.server import NAMESPACE, Clock, Disk, Server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Iterator
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+    from contextlib import AbstractAsyncContextManager
+
+    from botsessions.lock import Lock
 
 T = TypeVar("T")
 
 _running: ContextVar[Process | None] = ContextVar("_running", default=None)
 
 
-class Process:
-    """A process of the bot: a store, its connection, and all tasks that it started."""
+class Face(Protocol):
+    """The four verbs on one session: as anybody has them, or a lock's holder."""
 
-    def __init__(self, name: str, store: SessionStore, backend: FaultyBackend) -> None:
+    async def get(self) -> dict[Any, Any]: ...
+
+    async def put(self, session: Mapping[Any, Any]) -> None: ...
+
+    async def delete(self) -> None: ...
+
+    async def update(
+        self, function: Callable[[dict[Any, Any]], Mapping[Any, Any]]
+    ) -> dict[Any, Any]: ...
+
+
+class _Plain:
+    """The face of a session without a lock."""
+
+    def __init__(self, store: SessionStore, key: SessionKey) -> None:
+        self._store = store
+        self._key = key
+
+    async def get(self) -> dict[Any, Any]:
+        return await self._store.get(self._key)
+
+    async def put(self, session: Mapping[Any, Any]) -> None:
+        await self._store.put(self._key, session)
+
+    async def delete(self) -> None:
+        await self._store.delete(self._key)
+
+    async def update(
+        self, function: Callable[[dict[Any, Any]], Mapping[Any, Any]]
+    ) -> dict[Any, Any]:
+        return await self._store.update(self._key, function)
+
+    def lock(self, lease: float) -> AbstractAsyncContextManager[Lock]:
+        """Ask for the lock of the session, with patience."""
+        return self._store.lock(self._key, lease=lease, timeout=6 * lease)
+
+
+class Process:
+    """A process of the bot: stores, their connection, and all tasks that it started."""
+
+    def __init__(
+        self,
+        name: str,
+        stores: list[SessionStore],
+        backend: FaultyBackend,
+        local_time: LocalTime = TRUE_TIME,
+    ) -> None:
         self.name = name
-        self.store = store
+        self.stores = stores
         self.backend = backend
+        self.local_time = local_time
         self.tasks: list[asyncio.Task[Any]] = []
         self.crashed = False
         self.closed = False
+
+    @property
+    def store(self) -> SessionStore:
+        """Its first store, which may be all it has."""
+        return self.stores[0]
 
     @property
     def alive(self) -> bool:
@@ -82,10 +156,11 @@ class Process:
             _running.reset(token)
 
     async def close(self) -> None:
-        """Close the store, whatever is under way; must leave nothing open."""
+        """Close the stores, whatever is under way; must leave nothing open."""
         self.closed = True
         with self.running():
-            await self.store.aclose()
+            for store in self.stores:
+                await store.aclose()
         if self.backend.is_open:
             raise Violation(f"{self.name} closed its store, and its backend is open")
 
@@ -100,20 +175,33 @@ class World:
         keys: int = 1,
         flat: bool = False,
         lifetime: Lifetime = ENDLESS,
+        disk: Disk | None = None,
+        luck: random.Random | None = None,
+        clock_rate: float = 1.0,
         log: Callable[..., None] | None = None,
     ) -> None:
         self.loop = loop
         self.lifetime = lifetime
         self.shape = Shape(flat=flat)
-        self.clock = Clock(loop)
+        self.clock = Clock(loop, clock_rate)
         self.history = History(self.clock.now)
-        self.server = Server(self.clock, self.history.tick, self.log)
+        self.server = Server(
+            loop, self.clock, self.history.tick, self.log, disk=disk, luck=luck
+        )
+        # What the locks say under which changes were made, by the ids of the calls.
+        self.guards: dict[int, bytes] = {}
+        self.sightings: list[Call] = []
+        # Whether clocks go as one, and whether nothing is changed without a lock.
+        self.honest_clocks = True
+        self.exclusive = False
+        self.walks = 0
+        self._held: dict[str, list[Lock]] = {}
         self.keys = [SessionKey(chat_id=number + 1) for number in range(keys)]
         self.processes: list[Process] = []
         self.slowest = 0.0
         self.slowest_get = 0.0
         self._listener = log
-        loop.set_task_factory(_adopt)
+        populate(loop)
 
     def start(
         self,
@@ -125,30 +213,37 @@ class World:
         slow_functions: float = 0.0,
         timeout: float = 4.0,
         max_pending: int = 24,
+        stores: int = 1,
+        kind: type[FaultyBackend] = FaultyBackend,
+        local_time: LocalTime = TRUE_TIME,
     ) -> Process:
         """Start a process, whose luck is drawn from a seed.
 
         ``slow_functions`` is the chance that a function takes long, each time the
-        engine looks at its watch.
+        engine looks at its watch. ``kind`` says what the backend can do.
         """
-        backend = FaultyBackend(
+        backend = kind(
             self.server,
             faults,
             random.Random(f"{seed}/network"),
             name=name,
             concurrent_batches=concurrent_batches,
+            stores=stores,
         )
-        store = SessionStore(
-            backend,
-            namespace=NAMESPACE,
-            ttl=_seconds(self.lifetime.ttl),
-            max_age=_seconds(self.lifetime.max_age),
-            max_pending=max_pending,
-            timeout=timeout,
-            rng=random.Random(f"{seed}/engine"),
-            timer=_watch(random.Random(f"{seed}/functions"), slow_functions),
-        )
-        process = Process(name, store, backend)
+        made = [
+            SessionStore(
+                backend,
+                namespace=NAMESPACE,
+                ttl=_seconds(self.lifetime.ttl),
+                max_age=_seconds(self.lifetime.max_age),
+                max_pending=max_pending,
+                timeout=timeout,
+                rng=random.Random(f"{seed}/engine{number or ''}"),
+                timer=_watch(random.Random(f"{seed}/functions"), slow_functions),
+            )
+            for number in range(stores)
+        ]
+        process = Process(name, made, backend, local_time)
         self.processes.append(process)
         return process
 
@@ -164,17 +259,42 @@ class World:
 
     # Calls.
 
-    async def call(self, process: Process, key: SessionKey, verb: Verb) -> Call:
+    async def call(
+        self,
+        process: Process,
+        key: SessionKey,
+        verb: Verb,
+        *,
+        store: SessionStore | None = None,
+        lease: float | None = None,
+    ) -> Call:
         """Make one call and note its answer, whatever it is.
 
-        A cancelled one is noted as such, and the task goes on (unless it crashed).
+        A cancelled one is noted as such, and the task goes on (unless it crashed). With
+        a ``lease`` it is made under the lock of the key, after a look at the session.
         """
         call = self.history.begin(str(key), verb, process.name)
         since = self.loop.time()
         self.log(process.name, "calls", call)
+        session = _Plain(process.store if store is None else store, key)
+        with process.running():
+            if lease is None:
+                work = self._perform(session, call)
+            else:
+                work = self._perform_locked(session, call, lease)
+            await self._answer(process, call, work)
+        took = 0 if lease else self.loop.time() - since
+        self.slowest = max(self.slowest, took)
+        if verb is Verb.GET:
+            self.slowest_get = max(self.slowest_get, took)
+        self.log(process.name, "is answered", call)
+        return call
+
+    async def _answer(
+        self, process: Process, call: Call, work: Coroutine[Any, Any, Ids | None]
+    ) -> None:
         try:
-            with process.running():
-                saw = await self._perform(process.store, key, call)
+            saw = await work
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or not task.cancelling():
@@ -194,33 +314,117 @@ class World:
             raise Violation(f"an exception of nobody's, {exc!r}: {call}") from exc
         else:
             self.history.end(call, Outcome.DONE, saw)
-        took = self.loop.time() - since
-        self.slowest = max(self.slowest, took)
-        if verb is Verb.GET:
-            self.slowest_get = max(self.slowest_get, took)
-        self.log(process.name, "is answered", call)
-        return call
 
-    async def _perform(
-        self, store: SessionStore, key: SessionKey, call: Call
-    ) -> Ids | None:
+    async def _perform(self, session: Face, call: Call) -> Ids | None:
         match call.verb:
             case Verb.GET:
-                session = await store.get(key)
+                answer = await session.get()
             case Verb.PUT:
-                await store.put(key, self.shape.session(call.id))
+                await session.put(self.shape.session(call.id))
                 return None
             case Verb.DELETE:
-                await store.delete(key)
+                await session.delete()
                 return None
             case _:
                 try:
-                    session = await store.update(key, self.shape.function(call))
+                    answer = await session.update(self.shape.function(call))
                 except Refused as refused:
                     return refused.ids
-        ids = ids_of(session)
-        self.shape.spoil(session)
+        ids = ids_of(answer)
+        self.shape.spoil(answer)
         return ids
+
+    async def _perform_locked(
+        self, session: _Plain, call: Call, lease: float
+    ) -> Ids | None:
+        done, saw = False, None
+        try:
+            async with session.lock(lease) as held:
+                with self._holding(call, held):
+                    before = ids_of(await held.get())
+                    saw = await self._perform(held, call)
+                    done = True
+        except LockLostError:
+            if not done:
+                raise
+        if self.exclusive and saw and call.verb is Verb.UPDATE and saw[:-1] != before:
+            raise Violation(f"changed between a holder's look and its change: {call}")
+        return saw
+
+    @contextlib.contextmanager
+    def _holding(self, call: Call, held: Lock) -> Iterator[None]:
+        """Note who holds a lock, and by what one can tell."""
+        tenure = held._claim.tenure
+        if tenure is not None:
+            self.guards[call.id] = tenure.guard.value
+        others = self._held.setdefault(call.key, [])
+        if self.honest_clocks and any(other.is_held for other in others):
+            raise Violation(f"two hold the lock, and both are certain: {call}")
+        others.append(held)
+        try:
+            yield
+        finally:
+            others.remove(held)
+
+    async def walk(self, process: Process, store: SessionStore) -> None:
+        """Walk all sessions: each of them is read at some moment of the walk.
+
+        So it is noted, and judged, as if each had been read meanwhile.
+        """
+        self.walks += 1
+        names = {str(key) for key in self.keys}
+        calls = {
+            name: self.history.begin(name, Verb.GET, process.name) for name in names
+        }
+        self.log(process.name, "walks")
+        found: dict[str, Ids] = {}
+        try:
+            with process.running():
+                async with contextlib.aclosing(store.items()) as walk:
+                    async for key, session in walk:
+                        self._check_step(str(key), found)
+                        found[str(key)] = ids_of(session)
+        except asyncio.CancelledError:
+            for call in calls.values():
+                call.note = "crashed"
+            raise
+        except CorruptRecordError as exc:
+            raise Violation(f"a walk cannot read what it meets: {exc}") from exc
+        except SessionError as exc:
+            for call in calls.values():
+                self.history.end(call, Outcome.FAILED, None, repr(exc))
+            return
+        for name, call in calls.items():
+            self.history.end(call, Outcome.DONE, found.get(name, ()))
+        self.log(process.name, "has walked", *found)
+
+    async def walk_keys(self, process: Process, store: SessionStore) -> None:
+        """Walk all keys: each was there, or was not, at some moment of the walk."""
+        self.walks += 1
+        tick, now = self.history.tick(), self.clock.now()
+        found: dict[str, Ids] = {}
+        try:
+            with process.running():
+                async with contextlib.aclosing(store.keys()) as walk:
+                    async for key in walk:
+                        self._check_step(str(key), found)
+                        found[str(key)] = (-1,)
+        except CorruptRecordError as exc:
+            raise Violation(f"a walk cannot read what it meets: {exc}") from exc
+        except SessionError:
+            return
+        end, ended = self.history.tick(), self.clock.now()
+        for name in map(str, self.keys):
+            call = Call(0, name, Verb.GET, tick, now, process.name, Outcome.DONE)
+            call.returned, call.returned_at = end, ended
+            call.saw = found.get(name, ())
+            self.sightings.append(call)
+
+    def _check_step(self, key: str, found: Mapping[str, object]) -> None:
+        if key not in map(str, self.keys):
+            raise Violation(f"a walk comes upon {key}, which is no session")
+        if any(key <= earlier for earlier in found):
+            raise Violation(f"a walk comes upon {key} after {', '.join(found)}")
 
     def play(self, main: Coroutine[Any, Any, T]) -> T:
         """Run something on the loop; if it hangs, tell who has no answer."""
@@ -246,10 +450,10 @@ class World:
                 if process is not auditor and place_of(key) not in poisoned:
                     await self._must(process, key, Verb.UPDATE)
         for process in working:
-            gets = [process.store.get(self.keys[0]) for _ in range(slots)]
-            for answer in await asyncio.gather(*gets, return_exceptions=True):
-                if isinstance(answer, BaseException):
-                    raise Violation(f"{process.name} lost a slot: {answer!r}")
+            for store in process.stores:
+                await self._check_slots(process, store, slots)
+                await _locks_end(process, store)
+        await self._sweep_all(auditor)
         for process in working:
             await process.close()
         for process in self.processes:
@@ -258,10 +462,29 @@ class World:
                     await process.store.get(self.keys[0])
                     raise Violation(f"the closed store of {process.name} answers")
 
+    async def _check_slots(
+        self, process: Process, store: SessionStore, slots: int
+    ) -> None:
+        """As many may wait as ever."""
+        with process.running():
+            gets = [store.get(self.keys[0]) for _ in range(slots)]
+            for answer in await asyncio.gather(*gets, return_exceptions=True):
+                if isinstance(answer, BaseException):
+                    raise Violation(f"{process.name} lost a slot: {answer!r}")
+
     async def _must(self, process: Process, key: SessionKey, verb: Verb) -> None:
         call = await self.call(process, key, verb)
         if call.outcome is not Outcome.DONE:
             raise Violation(f"fails when all faults are over: {call}")
+
+    async def _sweep_all(self, auditor: Process) -> None:
+        """Nothing that has been dead for long enough is left."""
+        await self._must(auditor, self.keys[-1], Verb.DELETE)
+        self.clock.step(GRACE_MS / 1000)
+        with auditor.running():
+            await auditor.store.delete_expired()
+        if dead := self.server.dead():
+            raise Violation(f"not swept: {', '.join(dead)}")
 
     def judge(self) -> None:
         """Raise ``Violation`` if an answer was wrong or anybody complained."""
@@ -278,6 +501,8 @@ class World:
                 calls, stored={there.ids for there in landings}, expiring=expiring
             )
             check_moments(calls, landings, self.lifetime)
+            check_presence([c for c in self.sightings if c.key == key], landings)
+            check_fenced(key, self.guards, landings, self.server.locks)
             check_linearizable(calls, expiring=expiring)
 
     def _judge_unknown(self, call: Call) -> None:
@@ -297,15 +522,39 @@ class World:
         return next(p for p in self.processes if p.name == call.process)
 
 
+def populate(loop: SimulatedLoop) -> None:
+    """Let tasks belong to the process that starts them, and go by its clock."""
+    loop.set_task_factory(_adopt)
+    loop.local_time = _local_time
+
+
 def _adopt(
     loop: asyncio.AbstractEventLoop, work: Any, **options: Any
 ) -> asyncio.Task[Any]:
     """Make a task, as loops do, and give it to the process that starts it."""
-    task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, **options)
     process = _running.get()
+    context = options.get("context")
+    if process is not None and context is not None:
+        context.run(_running.set, process)  # also workers, whose context is empty
+    task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, **options)
     if process is not None:
         process.tasks.append(task)
     return task
+
+
+def _local_time() -> LocalTime:
+    """Return how the clock goes of the process that is running."""
+    process = _running.get()
+    return TRUE_TIME if process is None else process.local_time
+
+
+async def _locks_end(process: Process, store: SessionStore) -> None:
+    """What nobody holds is given back soon."""
+    for _ in range(100):
+        if store._locks is None or not store._locks._queues:
+            return
+        await asyncio.sleep(1)
+    raise Violation(f"{process.name} keeps a lock that nobody holds")
 
 
 def place_of(key: object) -> str:

@@ -11,11 +11,11 @@ Neighbours: ``backend`` (the contract), ``postgres_table`` (table and statements
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import asyncpg
 
 from botsessions.backend import Page, read_pages
+from botsessions.backends import urls
 from botsessions.backends.postgres_errors import (
     CUT_OFF,
     is_cut_off,
@@ -212,20 +212,11 @@ def _check_numbers(
 
 def _where(dsn: str) -> str:
     """Return where the server is, without a password."""
-    parts = urlsplit(dsn)
-    user, _, hosts = parts.netloc.rpartition("@")
-    ports = [host.rpartition("]")[2].partition(":")[2] for host in hosts.split(",")]
-    # Else a password that is not escaped is taken for something else, and shown.
-    if (
-        "@" in user + parts.path
-        or parts.fragment
-        or any(port and not port.isdigit() for port in ports)
-        or not all("=" in pair for pair in parts.query.split("&") if parts.query)
-    ):
-        raise ValueError(
-            "this URL cannot be read; in its user and password write / as %2F, "
-            "? as %3F, # as %23, @ as %40"
-        )
+    parts = urls.split(dsn)
+    urls.check_readable(parts)
+    # Not all readers agree on which of several is the end of the password.
+    if "@" in parts.netloc.rpartition("@")[0]:
+        raise urls.unreadable()
     return f"{parts.hostname or 'localhost'}{parts.path}"
 
 

@@ -1,6 +1,7 @@
 """What PostgreSQL and its driver say, in our words; used by the ``postgres`` files.
 
-Of an error of the server only the message is passed on: its details may quote a row.
+Of an error of the server only the message is passed on: its details may quote a row, so
+they are taken out of the cause as well.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ CUT_OFF = (
     asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
 )
+# What it raises while it connects, if a host or a port is none.
+NO_PLACE = (ValueError, OverflowError)
 # The server ended the connection; whether it had committed before is not told.
 _ENDED = frozenset({"57P01", "57P02", "57P03", "57P05"})
 # Serialization failure, deadlock, no lock in time, statement cancelled or timed out:
@@ -73,6 +76,9 @@ def may_try_again(exc: Exception) -> bool:
 def refused(exc: Exception, where: str) -> BackendError:
     """Return our error for one of the driver's that certainly wrote nothing."""
     state, said = _state(exc), _said(exc)
+    if isinstance(exc, asyncpg.PostgresError):
+        # The cause of our error; a traceback in a log would show it.
+        exc.detail = exc.where = None
     if state[:2] in _OF_A_ROW:
         return BackendError(f"PostgreSQL refused ({state}): {said}")
     return BackendUnavailableError(
@@ -103,6 +109,6 @@ def _remedy(exc: Exception, state: str) -> str:
         return "switch TLS on there (ssl = on), or do without by sslmode=disable"
     if "startup parameter" in str(exc):
         return _PGBOUNCER
-    if isinstance(exc, (FileNotFoundError, asyncpg.ClientConfigurationError)):
+    if isinstance(exc, (FileNotFoundError, *NO_PLACE)):
         return "correct the URL; sslrootcert, sslcert and sslkey name files"
     return _REMEDIES.get(state, "check that it runs and lets this user in")

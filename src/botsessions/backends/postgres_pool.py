@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from botsessions.backends.postgres_errors import CUT_OFF, is_answer, refused
+from botsessions.backends.postgres_errors import (
+    CUT_OFF,
+    NO_PLACE,
+    is_answer,
+    refused,
+)
 from botsessions.errors import BackendError
 
 if TYPE_CHECKING:
@@ -65,7 +70,7 @@ class Connections:
             )
         try:
             connection = await pool.take()
-        except (*CUT_OFF, asyncpg.PostgresError) as exc:
+        except (*CUT_OFF, *NO_PLACE, asyncpg.PostgresError) as exc:
             raise refused(exc, self._where) from exc
         try:
             yield connection

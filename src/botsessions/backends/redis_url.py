@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 from redis.asyncio import ConnectionPool, Sentinel, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, SentinelConnectionPool
 from redis.backoff import NoBackoff
-from redis.exceptions import ReadOnlyError
+from redis.exceptions import ReadOnlyError, RedisError
 
+from botsessions.backends import urls
 from botsessions.backends.redis_nodes import Cluster, Node, OneServer, drop
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Place:
     """Where the records are; ``name`` and ``where`` tell it without a password."""
 
     def __init__(self, url: str, client_name: str) -> None:
-        parts = urlsplit(url)
+        parts = urls.split(url)
         base, _, kind = parts.scheme.partition("+")
         if base not in _SCHEMES or kind not in _KINDS or (base == "unix" and kind):
             raise ValueError(
@@ -54,7 +55,7 @@ class Place:
                 "redis+sentinel://host:26379,…/name or redis+cluster://host:6379,…"
             )
         self._kind = kind
-        _check_readable(parts)
+        urls.check_readable(parts)
         self._addresses = _addresses(
             parts, _SENTINEL_PORT if kind == "sentinel" else _PORT
         )
@@ -142,29 +143,8 @@ class Place:
 
 
 def _addresses(parts: SplitResult, port: int) -> list[Address]:
-    found = [urlsplit(f"//{host}") for host in _hosts(parts)]
+    found = [urls.split(f"//{host}") for host in urls.hosts(parts)]
     return [(one.hostname or "localhost", one.port or port) for one in found]
-
-
-def _hosts(parts: SplitResult) -> list[str]:
-    return parts.netloc.rpartition("@")[2].split(",")
-
-
-def _check_readable(parts: SplitResult) -> None:
-    """Refuse where a password that is not escaped was taken for something else."""
-    ports = [host.rpartition("]")[2].partition(":")[2] for host in _hosts(parts)]
-    if (
-        "@" in parts.path
-        or parts.fragment
-        or not all(
-            not port or (port.isdecimal() and int(port) < 65_536) for port in ports
-        )
-        or not all("=" in pair for pair in parts.query.split("&") if parts.query)
-    ):
-        raise ValueError(
-            "this URL cannot be read: a port in it is no number, or its user or "
-            "password is not escaped; there write / as %2F, ? as %3F, # as %23"
-        )
 
 
 def _pool(
@@ -192,6 +172,8 @@ def _pool(
         pool.make_connection()
     except TypeError as exc:
         raise TypeError(f"the driver knows no such option: {exc}") from exc
+    except RedisError as exc:
+        raise ValueError(f"the driver does not take this URL: {exc}") from exc
     return pool
 
 

@@ -111,6 +111,8 @@ class SQLiteBackend:
                 f"durability is 'full' or 'normal', not {str(durability)[:40]!r}"
             )
         self._path = os.path.abspath(path)  # noqa: PTH100 - no object needed
+        if "\0" in self._path:
+            raise ValueError("the name of a file has no null character")
         self._durability = durability
         self._may_create = create
         self._clock = clock

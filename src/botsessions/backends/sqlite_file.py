@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+import stat
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,12 +67,33 @@ def check_place(path: str, *, create: bool) -> None:
         raise BackendUnavailableError(
             f"{path} may not be read and written by this user"
         )
+    _check_owners(path, directory)
     kind = filesystem(path)
     if kind in _NETWORK:
         raise BackendUnavailableError(
             f"{path} is on a network file system ({kind}), where SQLite cannot keep "
             "several processes apart; use a local disk, or a database server"
         )
+
+
+def _check_owners(path: str, directory: str) -> None:
+    """Refuse what somebody else has put where everybody may, such as in /tmp.
+
+    Who made the file, or a link in its place, could read all sessions.
+    """
+    if sys.platform == "win32" or not (
+        os.stat(directory).st_mode & stat.S_IWOTH  # noqa: PTH116
+    ):
+        return
+    trusted = {os.geteuid(), 0}
+    for name in (path, f"{path}-wal", f"{path}-shm"):
+        # Not of what a link leads to: whoever made the link has chosen that.
+        with suppress(FileNotFoundError):
+            if os.lstat(name).st_uid not in trusted:
+                raise BackendUnavailableError(
+                    f"{name} belongs to another user, in a directory where everybody "
+                    "may make files; keep sessions in a directory of your own"
+                )
 
 
 def filesystem(path: str, mounts: Path = Path("/proc/self/mounts")) -> str | None:
@@ -99,13 +123,20 @@ def identity(path: str) -> tuple[int, int]:
 
 
 def create_private(path: str) -> None:
-    """Create a missing file so that only its owner can read it (SQLite would not)."""
+    """Create a missing file so that only its owner can read it (SQLite would not).
+
+    Its owner always can, whatever the umask; SQLite gives the others the same mode.
+    """
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     except FileExistsError:
         pass
     except OSError as exc:
         raise BackendUnavailableError(f"{path} cannot be created: {exc}") from exc
+    else:
+        if sys.platform != "win32":
+            os.fchmod(handle, 0o600)
+        os.close(handle)
 
 
 def is_new(connection: apsw.Connection, path: str) -> bool:

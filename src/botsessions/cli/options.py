@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from botsessions import Backend
+
+
+# With this begins the name of a variable that has a URL with a password.
+_ENV = "env:"
 
 
 def opened(url: str, namespace: str, **options: Any) -> SessionStore:
@@ -67,25 +73,37 @@ def address(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
+def written(text: str) -> str:
+    """Return a URL, or for ``env:NAME`` the one that an environment variable has.
+
+    Everybody on the machine can read the arguments of a program while it runs.
+    """
+    if not text.startswith(_ENV):
+        return text
+    name = text.removeprefix(_ENV)
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is None:
+        raise typer.BadParameter(f"write {_ENV}NAME for an environment variable")
+    if not (url := os.environ.get(name)):
+        raise typer.BadParameter(f"the environment variable {name} is not set or empty")
+    return url
+
+
 def _url(text: str) -> str:
+    url = written(text)
     try:
-        urlsplit(text)
-    except ValueError:
-        # Its message would repeat the user and the password.
-        raise typer.BadParameter("this is no URL") from None
-    try:
-        open_store(text)  # which opens no file yet
+        open_store(url)  # which opens no file yet
     except (TypeError, ValueError) as exc:
         raise typer.BadParameter(str(exc)) from exc
-    return text
+    return url
 
 
 def _lasting(text: str) -> str:
-    if urlsplit(_url(text)).scheme == "memory":
+    url = _url(text)
+    if urlsplit(url).scheme == "memory":
         raise typer.BadParameter(
             "memory:// is new each time, and gone with this command"
         )
-    return text
+    return url
 
 
 def _other(context: typer.Context, url: str) -> str:
@@ -98,7 +116,8 @@ def _namespace(text: str) -> str:
     try:
         SessionStore(MemoryBackend(), namespace=text)
     except ValueError as exc:
-        raise typer.BadParameter(str(exc)) from exc
+        # It may be a URL that was meant for another option.
+        raise typer.BadParameter("use 1 to 64 of letters, digits, _ . -") from exc
     return text
 
 
@@ -154,19 +173,24 @@ Url = Annotated[
         parser=_url,
         metavar="URL",
         envvar="BOTSESSIONS_STORE",
-        help="The store, such as sqlite:///sessions.db.",
+        help="The store, such as sqlite:///sessions.db, or env:NAME.",
     ),
 ]
 Src = Annotated[
     str,
     typer.Argument(
-        parser=_lasting, metavar="SRC", help="The store to copy; it may be in use."
+        parser=_lasting,
+        metavar="SRC",
+        help="The store to copy, or env:NAME; it may be in use.",
     ),
 ]
 Dst = Annotated[
     str,
     typer.Argument(
-        parser=_lasting, callback=_other, metavar="DST", help="The store to copy to."
+        parser=_lasting,
+        callback=_other,
+        metavar="DST",
+        help="The store to copy to, or env:NAME.",
     ),
 ]
 Namespace = Annotated[

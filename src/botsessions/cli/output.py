@@ -110,6 +110,8 @@ def lines_to(name: str) -> Iterator[Callable[[str], None]]:
 def _in_place_of(path: Path) -> Iterator[TextIO]:
     """Write a file that takes the place of this one when all of it is on disk."""
     handle, name = mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    if sys.platform != "win32":
+        os.fchmod(handle, 0o600)  # whatever the umask
     try:
         with os.fdopen(handle, "w") as new:
             yield new

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _NAME = "botsessions"
+_login_in = re.compile(r":/+(.+)@", re.DOTALL).search
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -34,7 +36,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = _carry_out(arguments)
     except typer.TyperException as exc:
-        note(f"{exc.format_message().removesuffix('.')}; see {_place(exc)} --help")
+        said = exc.format_message().removesuffix(".")
+        note(f"{_without_logins(said, arguments)}; see {_place(exc)} --help")
         code = exc.exit_code
     except BrokenPipeError:
         code = 0
@@ -43,10 +46,11 @@ def run(arguments: Sequence[str]) -> int:
         code = 130
     except OSError as exc:
         reason = exc.strerror or str(exc)
-        note(f"{exc.filename}: {reason}" if exc.filename else reason)
+        said = f"{exc.filename}: {reason}" if exc.filename else reason
+        note(_without_logins(said, arguments))
         code = 1
     except (SessionError, ValueError) as exc:
-        note(explained(exc))
+        note(_without_logins(explained(exc), arguments))
         code = 1
     return _flush(code)
 
@@ -68,6 +72,19 @@ def _place(exc: typer.TyperException) -> str:
     """Return the command that was typed wrongly; its help is the one to read."""
     context = getattr(exc, "ctx", None)
     return _NAME if context is None else context.command_path
+
+
+def _without_logins(text: str, arguments: Sequence[str]) -> str:
+    """Return a message without users and passwords of URLs that were typed.
+
+    No message of ours quotes the URL of a store, but one that was typed in the wrong
+    place is quoted like any other argument.
+    """
+    for argument in arguments:
+        if login := _login_in(argument):
+            for form in (login[1], repr(login[1])[1:-1], ascii(login[1])[1:-1]):
+                text = text.replace(f"/{form}@", "/…@")
+    return text
 
 
 def _prepare_streams() -> None:

@@ -176,9 +176,11 @@ def _read(data: bytes, raising: Raising | None) -> Any:
     except (ValueError, TypeError, RecursionError) as exc:
         # ormsgpack does not pass on what its hook raised.
         reason = exc if raising is None else raising.failure or exc
-        if isinstance(reason, CorruptRecordError) or not isinstance(reason, Exception):
-            raise reason from None
-        raise CorruptRecordError(f"not readable: {reason!r}") from reason
+        # What led to it holds the bytes, level by level, and texts that were no dates.
+        reason.__cause__ = reason.__context__ = reason.__traceback__ = None
+    if isinstance(reason, Exception) and not isinstance(reason, CorruptRecordError):
+        reason = CorruptRecordError(f"not readable: {type(reason).__name__}")
+    raise reason
 
 
 def seal(body: bytes) -> bytes:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+class MismatchError(Exception):
+    """A class and what is stored of it do not go together; tells names, no values."""
+
+
 def is_named_tuple(cls: type) -> bool:
     """Tell a NamedTuple from another tuple."""
     return issubclass(cls, tuple) and hasattr(cls, "_fields")
@@ -45,7 +49,7 @@ def _fields_of(instance: Any) -> dict[str, Any]:
     }
     surplus = set(getattr(instance, "__dict__", ())) - set(content)
     if surplus:
-        raise ValueError(f"attributes that are no fields: {sorted(surplus)}")
+        raise MismatchError(f"attributes that are no fields: {sorted(surplus)}")
     return content
 
 
@@ -59,8 +63,8 @@ def _from_fields(cls: type, content: dict[str, Any]) -> Any:
         elif field.default_factory is not dataclasses.MISSING:
             value = field.default_factory()
         else:
-            raise ValueError(f"the field {field.name} is missing and has no default")
+            raise MismatchError(f"the field {field.name} is missing and has no default")
         object.__setattr__(instance, field.name, value)
     if content:
-        raise ValueError(f"fields that the class lost: {sorted(content)}")
+        raise MismatchError(f"fields that the class lost: {sorted(content)}")
     return instance

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 import ormsgpack
 
-from botsessions.codec.own_types import is_named_tuple
+from botsessions.codec.own_types import MismatchError, is_named_tuple
 from botsessions.codec.plain import PLAIN
 from botsessions.errors import CorruptRecordError, UnsupportedValueError
 
@@ -121,7 +121,7 @@ class Lowering:
             try:
                 content = encode(value)
             except Exception as exc:
-                raise self._refusal(f"could not be encoded: {exc!r}") from exc
+                raise self._refusal(f"could not be encoded: {_told(exc)}") from exc
             return self._nest(_REGISTERED, [name, self.lower(content, depth + 1)])
         raise self._refusal(_why_not(cls))
 
@@ -142,24 +142,32 @@ class Lowering:
 class Raising:
     """The hook of one reading: the inverse of the walk, extension type by type.
 
-    ``failure`` keeps what went wrong first.
+    ``failure`` keeps what went wrong first. Each level holds a copy of all that is in
+    it, so no more levels are read than were ever written: what somebody else wrote must
+    not take its size times a thousand.
     """
 
-    __slots__ = ("_by_tag", "failure")
+    __slots__ = ("_by_tag", "_depth", "failure")
 
     def __init__(self, by_tag: Mapping[str, Callable[[Any], Any]]) -> None:
         self._by_tag = by_tag
+        self._depth = 0
         self.failure: BaseException | None = None
 
     def __call__(self, tag: int, data: bytes) -> Any:
         """Return the value of one extension type."""
+        self._depth += 1
         try:
             return self._raise(tag, data)
         except BaseException as exc:
             self.failure = self.failure or exc
             raise
+        finally:
+            self._depth -= 1
 
     def _raise(self, tag: int, data: bytes) -> Any:
+        if self._depth > MAX_DEPTH + 1:
+            raise CorruptRecordError(f"it is nested deeper than {MAX_DEPTH} levels")
         if tag == _BYTEARRAY:
             return bytearray(data)
         if tag == _INT:
@@ -182,7 +190,14 @@ class Raising:
         try:
             return decode(content)
         except Exception as exc:
-            raise CorruptRecordError(f"no {tag!r} can be made of it: {exc!r}") from exc
+            raise CorruptRecordError(
+                f"no {tag!r} can be made of it: {_told(exc)}"
+            ) from exc
+
+
+def _told(exc: Exception) -> str:
+    """Tell of an error what certainly quotes nothing of the session."""
+    return str(exc) if isinstance(exc, MismatchError) else type(exc).__name__
 
 
 def _why_not(cls: type) -> str:

@@ -3,7 +3,9 @@
 Each change carries an id of its own and leaves it in the session, behind those that it
 found there: a session's content is the list of the changes that made it. A ``put``
 leaves its id alone, a ``delete`` none. So each answer shows the whole order of events,
-and ``order``, ``linearizability`` and ``moments`` can judge it.
+and ``order`` and ``linearizability`` can judge it. A counter shows how many came before
+instead (``counters``). ``recording`` writes such histories, ``shrink`` and ``timeline``
+make one that was rejected readable.
 """
 
 from __future__ import annotations
@@ -12,11 +14,19 @@ import dataclasses
 import enum
 import itertools
 import sys
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
+
+
+class _HasKey(Protocol):
+    @property
+    def key(self) -> str: ...
+
+
+_Keyed = TypeVar("_Keyed", bound=_HasKey)
 Ids: TypeAlias = tuple[int, ...]
 
 # The return time of a call that may take effect at any later moment.
@@ -24,7 +34,14 @@ NEVER = sys.maxsize
 
 
 class Violation(AssertionError):  # noqa: N818 - it names what it is
-    """A law was broken, and this is how one can tell."""
+    """A law was broken, and this is how one can tell.
+
+    ``calls`` are those that show it; the message lists them.
+    """
+
+    def __init__(self, message: str, *calls: Any) -> None:
+        super().__init__(message + listed(*calls))
+        self.calls = calls
 
 
 class Verb(enum.StrEnum):
@@ -61,7 +78,8 @@ class Call:
 
     ``called`` and ``returned`` are ticks: what returned before another was called has a
     lower one. ``called_at`` and ``returned_at`` are the server's clock then (ms).
-    ``saw`` is the content of the answered session.
+    ``saw`` is the content of the answered session, ``count`` its number if it is a
+    counter; of these a call has one at most.
     """
 
     id: int
@@ -75,6 +93,7 @@ class Call:
     returned_at: int = NEVER
     saw: Ids | None = None
     note: str = ""
+    count: int | None = None
 
     @property
     def end(self) -> int:
@@ -85,6 +104,8 @@ class Call:
         answer = self.note or self.outcome.value
         if self.saw is not None:
             answer = f"{answer}, saw {shown(self.saw)}"
+        if self.count is not None:
+            answer = f"{answer}, count {self.count}"
         end = "…" if self.returned == NEVER else self.returned
         return (
             f"#{self.id} {self.verb} {self.key} by {self.process or 'a caller'} "
@@ -93,30 +114,57 @@ class Call:
 
 
 class History:
-    """The calls of one run, in the order in which they began."""
+    """The calls of one run, in the order in which they began.
 
-    def __init__(self, now: Callable[[], int] = lambda: 0) -> None:
+    ``tick`` tells the moment of an event; unless given, the history counts. Workers in
+    several processes of one machine take ``time.monotonic_ns``, and ids of their own:
+    ``first`` and, to the next one, ``stride`` (worker 2 of 8: ``first=2, stride=8``).
+    Calls with a common tick count as simultaneous. ``now`` is the server's clock in
+    milliseconds, if anybody judges it. ``keep`` gets each call when it begins and again
+    when it ends, for a file that survives the process.
+    """
+
+    def __init__(
+        self,
+        now: Callable[[], int] = lambda: 0,
+        *,
+        tick: Callable[[], int] | None = None,
+        first: int = 1,
+        stride: int = 1,
+        keep: Callable[[Call], object] = lambda call: None,  # noqa: ARG005 - none does
+    ) -> None:
+        if not 1 <= first or stride < 1:
+            raise ValueError("first and stride are 1 or more: 0 is no id")
         self._now = now
-        self._ticks = itertools.count(1)
+        self._tick = tick if tick is not None else itertools.count(1).__next__
+        self._ids = itertools.count(first, stride)
+        self._keep = keep
         self.calls: list[Call] = []
 
     def tick(self) -> int:
-        """Return the next moment; no two events share one."""
-        return next(self._ticks)
+        """Return this moment."""
+        return self._tick()
 
     def begin(self, key: str, verb: Verb, process: str = "") -> Call:
         """Note that a call begins now."""
-        number = len(self.calls) + 1
-        call = Call(number, key, verb, self.tick(), self._now(), process)
+        call = Call(next(self._ids), key, verb, self.tick(), self._now(), process)
         self.calls.append(call)
+        self._keep(call)
         return call
 
     def end(
-        self, call: Call, outcome: Outcome, saw: Ids | None = None, note: str = ""
+        self,
+        call: Call,
+        outcome: Outcome,
+        saw: Ids | None = None,
+        note: str = "",
+        *,
+        count: int | None = None,
     ) -> None:
         """Note the answer to a call."""
         call.returned, call.returned_at = self.tick(), self._now()
-        call.outcome, call.saw, call.note = outcome, saw, note
+        call.outcome, call.saw, call.note, call.count = outcome, saw, note, count
+        self._keep(call)
 
 
 class Refused(Exception):  # noqa: N818 - it is what the function says, not a failure
@@ -181,6 +229,14 @@ def shown(ids: Ids) -> str:
     return f"<{'… ' if len(ids) > 8 else ''}{text}>"
 
 
-def listed(*calls: Call) -> str:
+def listed(*calls: object) -> str:
     """Return calls as lines of a message."""
     return "".join(f"\n    {call}" for call in calls)
+
+
+def by_key(calls: Iterable[_Keyed]) -> dict[str, list[_Keyed]]:
+    """Return the calls of each key, in their order."""
+    groups: dict[str, list[_Keyed]] = {}
+    for call in calls:
+        groups.setdefault(call.key, []).append(call)
+    return groups

@@ -21,7 +21,6 @@ from botsessions.conformance.history import (
     Outcome,
     Verb,
     Violation,
-    listed,
     shown,
 )
 
@@ -113,7 +112,7 @@ class _Chains:
             if call.verb is Verb.PUT:
                 self._before[call.id] = 0
             elif call.verb is Verb.UPDATE and (call.saw or (0,))[-1] != call.id:
-                raise Violation(f"an update's answer is not what it made: {call}")
+                raise Violation("an update's answer is not what it made", call)
 
     def __iter__(self) -> Iterator[list[Call]]:
         """Walk the chains, each from its first change on."""
@@ -131,13 +130,15 @@ class _Chains:
             if self._before.setdefault(number, before) != before:
                 raise Violation(
                     f"applied twice, on {self._before[number]} and on {before} in "
-                    f"{shown(ids)}: {self._by_id[number]}"
+                    f"{shown(ids)}",
+                    self._by_id[number],
                 )
             if before and self._after.setdefault(before, number) != number:
                 raise Violation(
                     "a lost update: two changes were applied on the same state, "
-                    + shown(ids)
-                    + listed(self._by_id[self._after[before]], self._by_id[number])
+                    + shown(ids),
+                    self._by_id[self._after[before]],
+                    self._by_id[number],
                 )
 
     def _check(self, number: int, ids: Ids) -> None:
@@ -146,10 +147,10 @@ class _Chains:
         if call is None:
             raise Violation(f"change {number} in {shown(ids)} was made by nobody")
         if call.verb not in CHANGES or call.outcome is Outcome.FAILED:
-            raise Violation(f"applied, though its caller was told it is not: {call}")
+            raise Violation("applied, though its caller was told it is not", call)
         if call.verb is Verb.PUT and number != ids[0]:
             raise Violation(
-                f"a put did not replace what was there, {shown(ids)}: {call}"
+                f"a put did not replace what was there, {shown(ids)}", call
             )
 
 
@@ -161,9 +162,11 @@ def _check_inside(life: _Life) -> None:
             if latest is not None and call.end < latest.called:
                 raise Violation(
                     "a later state was answered before the change that led to it, or "
-                    "to the state before it, was asked for" + listed(call, latest)
+                    "to the state before it, was asked for"
                     if call.verb not in READS or latest.verb not in READS
-                    else "a stale read" + listed(call, latest)
+                    else "a stale read",
+                    call,
+                    latest,
                 )
             if call is step[0] and (latest is None or call.called > latest.called):
                 latest = call
@@ -186,8 +189,9 @@ def _check_lives(lives: Sequence[_Life]) -> None:
                 break
             if one.first_end < other.last_start:
                 raise Violation(
-                    "two lives of the session interleave"
-                    + listed(*_bounds(one), *_bounds(other))
+                    "two lives of the session interleave",
+                    *_bounds(one),
+                    *_bounds(other),
                 )
 
 
@@ -203,8 +207,9 @@ def _check_not_inside(call: Call, lives: Iterable[_Life]) -> None:
     for life in lives:
         if life.first_end < call.called and call.returned < life.last_start:
             raise Violation(
-                "absent in the midst of a life, or revived after its end"
-                + listed(call, *_bounds(life))
+                "absent in the midst of a life, or revived after its end",
+                call,
+                *_bounds(life),
             )
 
 
@@ -214,8 +219,8 @@ def _check_created(created: Sequence[Call], deletes: Sequence[Call]) -> None:
     for earlier, call in enumerate(ordered):
         if earlier > sum(delete.called < call.end for delete in deletes):
             raise Violation(
-                "created more often than deleted: a lost update"
-                + listed(*ordered[: earlier + 1])
+                "created more often than deleted: a lost update",
+                *ordered[: earlier + 1],
             )
 
 
@@ -231,7 +236,7 @@ def _check_deleted(
             for delete in deletes
         ):
             raise Violation(
-                "gone, and nobody deleted it" + listed(absent, *_bounds(life))
+                "gone, and nobody deleted it", absent, *_bounds(life)
             )
 
 

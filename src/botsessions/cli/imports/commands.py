@@ -30,11 +30,12 @@ app = typer.Typer(
 
 
 def _redis_url(text: str) -> str:
+    url = options.written(text)
     try:
-        redis.check_url(text)
+        redis.check_url(url)
     except ValueError as exc:
         raise typer.BadParameter(str(exc)) from exc
-    return text
+    return url
 
 
 def _separator(text: str) -> str:
@@ -46,7 +47,9 @@ def _separator(text: str) -> str:
 RedisUrl = Annotated[
     str,
     typer.Argument(
-        parser=_redis_url, metavar="URL", help="Such as redis://localhost:6379/0."
+        parser=_redis_url,
+        metavar="URL",
+        help="Such as redis://localhost:6379/0, or env:NAME.",
     ),
 ]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The bot's pickle file.")]

@@ -77,6 +77,12 @@ async def opened(url: str) -> AsyncIterator[Reader]:
         ) from exc
     client = Redis.from_url(url, socket_timeout=_PATIENCE, socket_connect_timeout=5.0)
     try:
+        client.connection_pool.make_connection()  # which connects to nothing yet
+    except TypeError as exc:
+        raise ValueError(f"the driver knows no such option: {exc}") from exc
+    except RedisError as exc:
+        raise ValueError(f"the driver does not take this URL: {exc}") from exc
+    try:
         yield Reader(client)
     except (RedisError, OSError) as exc:
         raise BackendUnavailableError(f"the Redis to import from: {exc}") from exc

@@ -1,0 +1,52 @@
+"""The URL of a server, taken apart and never repeated: it may hold a password.
+
+Used by ``open`` and by the backends of servers. What the standard library says of a URL
+that it cannot read quotes the part that it stumbled over, which may be the password.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import SplitResult, urlsplit
+
+_HIGHEST_PORT = 65_535
+
+
+def split(url: str) -> SplitResult:
+    """Take a URL apart, or raise ValueError without a word of it."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        pass
+    # Out here, so that the original is not even the context of this one.
+    raise unreadable()
+
+
+def hosts(parts: SplitResult) -> list[str]:
+    """Return the servers of a URL as they are written, with their ports."""
+    return parts.netloc.rpartition("@")[2].split(",")
+
+
+def check_readable(parts: SplitResult) -> None:
+    """Refuse where a password that is not escaped was taken for something else."""
+    ports = [host.rpartition("]")[2].partition(":")[2] for host in hosts(parts)]
+    if (
+        "@" in parts.path
+        or parts.fragment
+        or not all(not port or _is_port(port) for port in ports)
+        or not all("=" in pair for pair in parts.query.split("&") if parts.query)
+        # As in user:12?word=more@host.
+        or ("@" in parts.query and "@" not in parts.netloc and not parts.path)
+    ):
+        raise unreadable()
+
+
+def unreadable() -> ValueError:
+    """Return the error that tells of no part of the URL."""
+    return ValueError(
+        "this URL cannot be read: a port in it is no number, or its user or password "
+        "is not escaped; there write / as %2F, ? as %3F, # as %23, @ as %40, [ as %5B"
+    )
+
+
+def _is_port(text: str) -> bool:
+    return text.isdecimal() and int(text[:6]) <= _HIGHEST_PORT

@@ -1,0 +1,401 @@
+"""The judge of versions: as the search of registers decides, which all orders judge."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from botsessions.conformance.history import NEVER, Violation
+from botsessions.conformance.linearizability import UndecidedError
+from botsessions.conformance.registers import Kind, Operation, check_register
+from botsessions.conformance.versions import check_versions
+from botsessions.record import Version
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Sequence
+
+
+def load(called: int, returned: int, version: Hashable) -> Operation:
+    return Operation("key", "w", Kind.LOAD, None, version, True, called, returned)
+
+
+def commit(
+    called: int,
+    returned: int,
+    expected: Hashable,
+    version: Hashable,
+    outcome: bool | None = True,
+    *,
+    excused: bool = False,
+) -> Operation:
+    return Operation(
+        "key", "w", Kind.COMMIT, expected, version, outcome, called, returned, excused
+    )
+
+
+TRUE = {
+    "nothing": [],
+    "one after the other": [
+        load(1, 2, None),
+        commit(3, 4, None, "a"),
+        commit(5, 6, "a", "b"),
+        load(7, 8, "b"),
+    ],
+    "a load during a commit sees it or not": [
+        commit(1, 9, None, "a"),
+        load(2, 3, None),
+        load(4, 5, "a"),
+    ],
+    "unknown and landed later": [
+        commit(1, 2, None, "a", None),
+        load(3, 4, None),
+        load(5, 6, "a"),
+    ],
+    "unknown and never landed": [commit(1, 2, None, "a", None), load(3, 4, None)],
+    "refused behind another": [commit(1, 2, None, "a"), commit(3, 4, None, "b", False)],
+    "refused ahead of what it expected": [
+        commit(1, 2, "a", "b", False),
+        commit(3, 4, None, "a"),
+    ],
+    "refused, though never there": [commit(1, 2, "z", "b", False)],
+    "refused for one of unknown outcome": [
+        commit(1, 2, None, "a", None),
+        commit(3, 4, None, "b", False),
+        load(5, 6, "a"),
+    ],
+    "refused for one that nobody saw": [
+        commit(1, 2, None, "a", None),
+        commit(3, 4, None, "b", False),
+    ],
+    "refused for a row of which nobody saw any": [
+        commit(1, 2, None, "a", None),
+        commit(1, 2, "a", "b", None),
+        commit(3, 4, None, "c", False),
+        commit(5, 6, "a", "d", False),
+    ],
+    "sent again and landed at first": [
+        commit(1, 2, None, "a", None),
+        commit(3, 4, None, "a", False),
+        load(5, 6, "a"),
+    ],
+    "sent again and landed then": [
+        commit(1, 2, None, "a", None),
+        load(3, 4, None),
+        commit(5, 6, None, "a"),
+    ],
+    "too late": [commit(1, 2, None, "a", False, excused=True), load(3, 4, None)],
+    "numbers as versions": [
+        commit(1, 2, None, Version(1, 7)),
+        commit(3, 4, Version(1, 7), Version(2, 8)),
+    ],
+}
+
+FALSE = {
+    "a lost update": (
+        [commit(1, 3, None, "a"), commit(2, 4, None, "b")],
+        "a lost update",
+    ),
+    "a lost update behind an unknown one": (
+        [commit(1, 3, None, "a", None), commit(2, 4, "a", "b"), commit(5, 6, None, "c")],
+        "a lost update",
+    ),
+    "a stale load": ([commit(1, 2, None, "a"), load(3, 4, None)], "a stale read"),
+    "two loads in the wrong order": (
+        [commit(1, 9, None, "a"), load(2, 3, "a"), load(4, 5, None)],
+        "a stale read",
+    ),
+    "a load of the future": (
+        [load(1, 2, "a"), commit(3, 4, None, "a")],
+        "before the commit",
+    ),
+    "refused and landed": (
+        [commit(1, 2, None, "a", False), load(3, 4, "a")],
+        "told that it did not",
+    ),
+    "made by nobody": ([load(1, 2, "a")], "made by nobody"),
+    "on what nobody made": ([commit(1, 2, "z", "a")], "made by nobody"),
+    "landed twice": (
+        [commit(1, 2, None, "a"), commit(3, 4, None, "a")],
+        "landed twice",
+    ),
+    "in a circle": ([commit(1, 2, "b", "a"), commit(3, 4, "a", "b")], "in a circle"),
+    "refused for nothing": ([commit(1, 2, None, "a", False)], "refused, though"),
+    "refused before anything came": (
+        [commit(1, 2, None, "a", False), commit(3, 4, None, "b")],
+        "refused, though",
+    ),
+    "refused while it was there": (
+        [
+            commit(1, 2, None, "a"),
+            commit(3, 4, "a", "b", False),
+            commit(5, 6, "a", "c"),
+        ],
+        "refused, though",
+    ),
+    "refused for one that landed later": (
+        [
+            commit(1, 2, None, "a", None),
+            commit(3, 4, None, "b", False),
+            load(5, 6, None),
+            load(7, 8, "a"),
+        ],
+        "refused, though",
+    ),
+    "refused at both ends": (
+        [
+            commit(1, 4, None, "a"),
+            commit(3, 6, "a", "b", False),
+            load(2, 2, "a"),
+            commit(7, 8, "a", "c"),
+        ],
+        "refused, though",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRUE)
+def test_a_true_history_is_accepted(name: str) -> None:
+    check_versions(TRUE[name])
+    check_register(TRUE[name])
+
+
+@pytest.mark.parametrize("name", FALSE)
+def test_a_false_history_is_rejected(name: str) -> None:
+    operations, said = FALSE[name]
+    with pytest.raises(Violation, match=said) as caught:
+        check_versions(operations)
+    assert set(caught.value.calls) <= set(operations)
+    assert caught.value.calls
+
+
+@pytest.mark.parametrize("name", [name for name in FALSE if name != "landed twice"])
+def test_the_search_rejects_it_too(name: str) -> None:
+    with pytest.raises(Violation):
+        check_register(FALSE[name][0])
+
+
+def test_each_key_is_judged_alone() -> None:
+    one = [commit(1, 2, None, "a"), load(3, 4, "a")]
+    other = [dataclasses.replace(op, key="other") for op in one]
+    check_versions(one + other)
+    other[1] = dataclasses.replace(other[1], version=None)
+    with pytest.raises(Violation, match="load other"):
+        check_versions(one + other)
+
+
+def test_a_key_may_have_had_a_version_before() -> None:
+    operations = [load(1, 2, "a"), commit(3, 4, "a", "b")]
+    check_versions(operations, start={"key": "a"})
+    with pytest.raises(Violation):
+        check_versions(operations)
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [
+        [Operation("key", "w", Kind.PUT, version="a", outcome=True)],
+        [commit(1, 2, "a", "a")],
+        [commit(1, 2, "a", None)],
+        [commit(1, 2, None, "a"), commit(1, 2, "b", "a")],
+    ],
+)
+def test_what_has_no_versions_is_refused(operations: list[Operation]) -> None:
+    with pytest.raises(ValueError, match="commit"):
+        check_versions(operations)
+
+
+# Registers of plain values.
+
+
+def put(called: int, returned: int, value: Hashable, outcome: bool | None = True) -> Operation:  # noqa: E501, FBT001
+    return Operation("key", "w", Kind.PUT, None, value, outcome, called, returned)
+
+
+def delete(called: int, returned: int, outcome: bool | None = True) -> Operation:  # noqa: FBT001
+    return Operation("key", "w", Kind.DELETE, None, None, outcome, called, returned)
+
+
+def test_a_register_holds_what_was_put_last() -> None:
+    check_register([put(1, 2, "a"), put(3, 6, "b"), load(4, 5, "a"), load(7, 8, "b")])
+    with pytest.raises(Violation, match="leaves over\n    load key"):
+        check_register([put(1, 2, "a"), put(3, 4, "b"), load(5, 6, "a")])
+
+
+def test_a_register_is_empty_once_deleted() -> None:
+    check_register([put(1, 2, "a"), delete(3, 4), load(5, 6, None), put(7, 8, "a")])
+    check_register([put(1, 2, "a"), delete(3, 4, None), load(5, 6, "a"), load(7, 8, None)])
+    with pytest.raises(Violation):
+        check_register([put(1, 2, "a"), delete(3, 4), load(5, 6, "a")])
+
+
+def test_a_value_may_come_back() -> None:
+    operations = [put(1, 2, 1), put(3, 4, 2), put(5, 6, 1), commit(7, 8, 1, 2)]
+    check_register([*operations, load(9, 10, 2)])
+    with pytest.raises(Violation):
+        check_register([*operations, load(9, 10, 1)])
+
+
+def test_a_search_is_given_up() -> None:
+    operations = [put(1, 99, value) for value in range(12)]
+    with pytest.raises(UndecidedError):
+        check_register([*operations, load(100, 101, "never")], budget=500)
+
+
+# Random histories.
+
+
+def true_history(rng: random.Random, clients: int, count: int) -> list[Operation]:
+    """Return what callers of one perfect key may have been told."""
+    ticks = itertools.count(1)
+    versions = itertools.count(1)
+    there: Hashable = None
+    past: list[Hashable] = [None]
+    done: list[Operation] = []
+    under_way: list[tuple[Operation, list[Hashable]]] = []
+    lost: list[Operation] = []
+    begun = 0
+    while begun < count or under_way:
+        step = rng.random()
+        if step < 0.3 and len(under_way) < clients and begun < count:
+            begun += 1
+            if rng.random() < 0.4:
+                one = Operation("key", "w", Kind.LOAD, called=next(ticks))
+            elif lost and rng.random() < 0.3:
+                again = rng.choice(lost)
+                one = dataclasses.replace(again, called=next(ticks), returned=NEVER)
+            else:
+                known = rng.choice([there, there, *past[-4:]])
+                one = Operation(
+                    "key", "w", Kind.COMMIT, known, next(versions), called=next(ticks)
+                )
+            under_way.append((one, []))
+        elif step < 0.6 and under_way:
+            one, told = rng.choice(under_way)
+            if told:
+                continue
+            if one.kind is Kind.LOAD:
+                told.append(there)
+            else:
+                lands = one.expected == there
+                told.append(lands)
+                if lands:
+                    there = one.version
+                    past.append(there)
+        elif under_way:
+            one, told = rng.choice(under_way)
+            if told and rng.random() < 0.7:
+                changes: dict[str, object] = (
+                    {"version": told[0], "outcome": True}
+                    if one.kind is Kind.LOAD
+                    else {"outcome": told[0]}
+                )
+                done.append(
+                    dataclasses.replace(one, returned=next(ticks), **changes)  # type: ignore[arg-type]
+                )
+            elif rng.random() < 0.4:
+                done.append(dataclasses.replace(one, returned=next(ticks)))
+                if one.kind is Kind.COMMIT:
+                    lost.append(one)
+            else:
+                continue
+            under_way.remove((one, told))
+        if lost and rng.random() < 0.2:
+            late = lost.pop(rng.randrange(len(lost)))
+            if late.expected == there:
+                there = late.version
+                past.append(there)
+    return sorted(done, key=lambda one: one.called)
+
+
+def changed(rng: random.Random, operations: Sequence[Operation]) -> list[Operation]:
+    """Return the history with one thing changed; it may still be a true one."""
+    operations = [
+        dataclasses.replace(one, called=2 * one.called, returned=2 * one.returned)
+        for one in operations
+    ]
+    index = rng.randrange(len(operations))
+    one, other = operations[index], rng.choice(operations)
+    loads = [i for i, one in enumerate(operations) if one.kind is Kind.LOAD]
+    match rng.randrange(4):
+        case 0 if loads:
+            index = rng.choice(loads)
+            one = dataclasses.replace(operations[index], version=other.version)
+        case 1 if one.kind is Kind.COMMIT and one.outcome is not None:
+            one = dataclasses.replace(one, outcome=not one.outcome)
+        case 2 if one.kind is Kind.COMMIT and one.outcome is True:
+            one = dataclasses.replace(one, outcome=None)
+        case _:
+            called = rng.randrange(1, 4 * len(operations), 2)
+            one = dataclasses.replace(
+                one, called=called, returned=called + one.returned - one.called
+            )
+    operations[index] = one
+    return operations
+
+
+def can_be(operations: Sequence[Operation]) -> bool:
+    """Decide by brute force, each operation of unknown outcome in it or not."""
+    sure = [one for one in operations if one.outcome is not None]
+    unsure = [
+        one for one in operations if one.outcome is None and one.kind is Kind.COMMIT
+    ]
+    for count in range(len(unsure) + 1):
+        for some in itertools.combinations(unsure, count):
+            if any(map(explains, itertools.permutations([*sure, *some]))):
+                return True
+    return False
+
+
+def explains(operations: Sequence[Operation]) -> bool:
+    there: Hashable = None
+    for index, one in enumerate(operations):
+        if any(later.end < one.called for later in operations[index + 1 :]):
+            return False
+        fits = (one.version if one.kind is Kind.LOAD else one.expected) == there
+        if fits is (one.outcome is False):
+            return False
+        if one.kind is Kind.COMMIT and one.outcome is not False:
+            there = one.version
+    return True
+
+
+def rejects(judge: Callable[..., None], operations: Sequence[Operation]) -> bool:
+    try:
+        judge(operations)
+    except Violation:
+        return True
+    return False
+
+
+def test_no_true_history_is_rejected() -> None:
+    for seed in range(300):
+        rng = random.Random(f"true {seed}")
+        check_versions(true_history(rng, rng.randint(1, 8), rng.randint(1, 80)))
+
+
+def test_the_search_decides_as_trying_all_orders_does() -> None:
+    decisions = []
+    for seed in range(700):
+        rng = random.Random(f"short {seed}")
+        operations = changed(rng, true_history(rng, 3, 5))
+        possible = can_be(operations)
+        assert rejects(check_register, operations) is not possible, f"seed {seed}"
+        decisions.append(possible)
+    assert 100 < sum(decisions) < 600
+
+
+def test_the_judge_decides_as_the_search_does() -> None:
+    decisions = []
+    for seed in range(4000):
+        rng = random.Random(f"changed {seed}")
+        operations = changed(
+            rng, true_history(rng, rng.randint(1, 6), rng.randint(2, 16))
+        )
+        possible = not rejects(check_register, operations)
+        assert rejects(check_versions, operations) is not possible, f"seed {seed}"
+        decisions.append(possible)
+    assert 800 < sum(decisions) < 3200

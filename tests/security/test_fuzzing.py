@@ -1,0 +1,33 @@
+"""Hostile input of every kind ends in the errors that are documented, and in time."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+
+import pytest
+
+from tests.security import addresses, commands, inputs, records
+from tests.security.fuzzing import Target, play
+
+TARGETS = [
+    *records.TARGETS,
+    *inputs.TARGETS,
+    *addresses.TARGETS,
+    *commands.TARGETS,
+]
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_hostile_input_ends_as_documented(target: Target) -> None:
+    play(target)
+
+
+@pytest.mark.soak
+def test_hostile_input_ends_as_documented_for_minutes() -> None:
+    end = time.monotonic() + 60 * float(os.environ.get("MINUTES", "5"))
+    for target in itertools.cycle(TARGETS):
+        if time.monotonic() > end:
+            return
+        play(target, 10 * target.examples)

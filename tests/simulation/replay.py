@@ -1,0 +1,51 @@
+"""The command that plays again what has failed: what a failure says of itself.
+
+A failing test adds it to its failure (``reproducible``), so that nothing has to be
+looked up: one line to copy, from any run, that shows the same failure event by event.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Set, a cancellation test interrupts at this step only, and shows all that happens.
+STEP = "SIMULATION_STEP"
+
+
+@contextlib.contextmanager
+def reproducible(command: str) -> Iterator[None]:
+    """Add a command to whatever fails in here."""
+    try:
+        yield
+    except Exception as failure:
+        failure.add_note(f"to see it happen: {command}")
+        raise
+
+
+def command_of_seed(seed: int, *options: str) -> str:
+    """Return the command that plays a seed again."""
+    return shlex.join(["python", "-m", "tests.simulation", *options, str(seed)])
+
+
+def command_of_step(step: int) -> str:
+    """Return the command that plays the test that runs now, interrupted at one step."""
+    test, _, _ = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")
+    return f"{STEP}={step} {shlex.join(['python', '-m', 'pytest', '-n', '0', test])}"
+
+
+def only_step() -> int | None:
+    """Return the step that was asked for, if any."""
+    step = os.environ.get(STEP)
+    return None if step is None else int(step)
+
+
+def show(time: float, who: str, *what: object) -> None:
+    """Print one event."""
+    words = ["-" if word is None else getattr(word, "value", word) for word in what]
+    print(f"{time:10.4f}  {who:<11}", *words)  # noqa: T201 - what it is for
