@@ -148,7 +148,9 @@ def _check_lifetime(
     else:
         return  # replaced in the same commit
     made = landing.record.created_at
-    if (before is None or before.has_ended(landing.applied)) and made < call.called_at:
+    alone = call.verb is Verb.UPDATE and call.saw == (call.id,)
+    anew = alone or before is None or before.has_ended(landing.applied)
+    if anew and made < call.called_at:
         raise Violation(f"made at {made}, before anybody called for it: {call}")
     expires_at = landing.record.expires_at
     earliest, latest = [], []

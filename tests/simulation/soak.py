@@ -1,7 +1,7 @@
 """Play seeds that nobody has played before, on all processors, for some minutes.
 
-Each processor plays seeds of its own, in turn. What breaks a law is kept with the command
-that plays it again, and the others go on: one failure is no reason to find no other.
+Each processor plays seeds of its own, in turn. What breaks a law is kept, with the
+command that plays it again, and the others go on: one failure hides no other.
 """
 
 from __future__ import annotations

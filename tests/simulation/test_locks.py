@@ -12,7 +12,7 @@ from tests.simulation.replay import command_of_seed, reproducible
 if TYPE_CHECKING:
     from tests.simulation.mutants import Mutant
 
-RUNS = 60
+RUNS = 50
 
 
 @pytest.mark.parametrize("seed", range(RUNS))

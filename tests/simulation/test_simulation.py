@@ -1,7 +1,7 @@
 """Thousands of seeded runs of the real engine; see ``plans`` for what they try.
 
 A failure names its seed and the command that plays it again, event by event. Each plan
-is played ``SIMULATION_RUNS`` (100) times; the long form (``make soak``) goes on for
+is played ``SIMULATION_RUNS`` (80) times; the long form (``make soak``) goes on for
 ``MINUTES`` (5) on all processors, with seeds of its own.
 """
 
@@ -38,7 +38,7 @@ def play_all(seeds: Iterator[int], played: Played) -> None:
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.name)
 def test_every_answer_is_true(plan: Plan, played: Played) -> None:
-    runs = int(os.environ.get("SIMULATION_RUNS", "100"))
+    runs = int(os.environ.get("SIMULATION_RUNS", "80"))
     play_all(seeds_of(plan, runs), played)
     outcomes = played.outcomes[plan.name]
     assert outcomes["unknown"] <= plan.unknown * outcomes.total()

@@ -501,7 +501,9 @@ class BatchedEngine:
         if fold.succeeded and (value or before):
             token = rules.new_token(self._rng)
             policy = lane.policy or self._policy
-            following = rules.next_record(policy, record, value, now, token)
+            following = rules.next_record(
+                policy, record, value, now, token, anew=fold.anew
+            )
             if value != before or (
                 record is not None and following.expires_at != record.expires_at
             ):

@@ -116,7 +116,8 @@ class Operation:
 class Fold:
     """The state of one session while operations are applied to it.
 
-    ``succeeded`` tells whether any of them did.
+    ``succeeded`` tells whether any of them did, ``anew`` whether there was no session
+    at some moment: what there is now was made since.
     """
 
     __slots__ = (
@@ -127,6 +128,7 @@ class Fold:
         "_policy",
         "_spare",
         "_value",
+        "anew",
         "succeeded",
     )
 
@@ -143,6 +145,7 @@ class Fold:
         self._body: bytes | None = None
         self._spare: dict[Any, Any] | None = None
         self.succeeded = False
+        self.anew = not value
 
     def apply(
         self, operations: Sequence[Operation], out_of_time: Callable[[], bool]
@@ -160,7 +163,7 @@ class Fold:
                 elif operation.body is not None:
                     self._alive, self._body, self._spare = True, operation.body, None
                 else:
-                    self._alive, self._body, self._spare = False, None, None
+                    self._end()
             except BaseException as exc:  # noqa: BLE001 - it is the caller's, as it is
                 operation.error = exc
                 operation.changes = False
@@ -189,7 +192,7 @@ class Fold:
         if body == EMPTY:
             # It reads like no session from now on, so nothing is kept of it.
             operation.changes = self._alive
-            self._alive, self._body, self._spare = False, None, None
+            self._end()
             return
         if self._body is not None:
             operation.changes = body != self._body
@@ -198,6 +201,10 @@ class Fold:
         self._alive = True
         self._body = body
         self._spare = None if gc.is_tracked(copy) else copy.copy()
+
+    def _end(self) -> None:
+        self._alive, self._body, self._spare = False, None, None
+        self.anew = True
 
     def _session(self) -> dict[Any, Any]:
         """Return the session as it stands, in a dict of its own."""

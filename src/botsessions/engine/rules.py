@@ -68,23 +68,31 @@ class Policy:
             )
 
 
-def next_record(
-    policy: Policy, record: Record | None, value: bytes, now: int, token: int
+def next_record(  # noqa: PLR0913 - what a record is made of
+    policy: Policy,
+    record: Record | None,
+    value: bytes,
+    now: int,
+    token: int,
+    *,
+    anew: bool = False,
 ) -> Record:
     """Return the record that takes the place of this one (of none, if None).
 
-    An empty value deletes: the record is dead from now on.
+    An empty value deletes: the record is dead from now on. ``anew`` says that the
+    session was deleted before it came to this value: it is not as old as its record.
     """
     if record is None:
         end = policy.expires_at(None, now, now) if value else now
         return Record(Version(1, token), value, b"", now, end)
-    created_at = now if record.is_gone(now) else record.created_at
+    anew = anew or record.is_gone(now)
+    created_at = now if anew else record.created_at
     return Record(
         Version(record.version.counter + 1, token),
         value,
         ring_after(record),
         created_at,
-        policy.expires_at(record, created_at, now) if value else now,
+        policy.expires_at(None if anew else record, created_at, now) if value else now,
     )
 
 
