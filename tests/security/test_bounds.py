@@ -1,4 +1,4 @@
-"""What a hostile record or file may take: memory is bounded by its size, in a real process."""
+"""What a hostile record may take: memory is bounded by its size, in a real process."""
 
 from __future__ import annotations
 

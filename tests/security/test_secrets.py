@@ -161,18 +161,24 @@ SILENCE = {
 }
 
 
+async def _keys(store: bs.SessionStore) -> list[bs.SessionKey]:
+    return [key async for key in store.keys()]
+
+
+VERBS: dict[str, Callable[[bs.SessionStore], Awaitable[Any]]] = {
+    "get": lambda store: store.get(KEY),
+    "put": lambda store: store.put(KEY, {"a": 1}),
+    "keys": _keys,
+}
+
+
 async def refused(url: str, **options: Any) -> None:
     """Fail to use a store in all ways, and see what is said of it."""
-    for verb in ("get", "put", "keys"):
+    for use in VERBS.values():
         store = bs.open_store(url, **options)
         try:
             with pytest.raises(bs.SessionError) as caught:
-                if verb == "get":
-                    await store.get(KEY)
-                elif verb == "put":
-                    await store.put(KEY, {"a": 1})
-                else:
-                    _ = [key async for key in store.keys()]
+                await use(store)
             unlike(shown(caught.value), SECRET, PASSWORD, QUOTED)
             unlike(f"{store!r} {store._backend!r}", SECRET)
         finally:
@@ -392,7 +398,7 @@ def command_lines(pid: int) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "waits"),
+    ("arguments", "hidden"),
     [
         (["list", "--store", "env:SRC"], True),
         (["copy", "env:SRC", "env:DST"], True),
@@ -404,7 +410,7 @@ def command_lines(pid: int) -> list[str]:
     ids=lambda value: "-".join(value[:2]) if isinstance(value, list) else "",
 )
 def test_a_url_from_the_environment_is_in_no_process_list(
-    arguments: list[str], tmp_path: Path, waits: bool
+    arguments: list[str], *, hidden: bool, tmp_path: Path
 ) -> None:
     async def serve() -> None:
         arrived = asyncio.Event()
@@ -418,7 +424,7 @@ def test_a_url_from_the_environment_is_in_no_process_list(
             line = [url if argument == "URL" else argument for argument in arguments]
             other = url.replace("/0", "/1")
             names = {"SRC": url, "DST": other, "BOTSESSIONS_STORE": other}
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: ASYNC220 - it takes a moment
                 [*COMMAND, *line],
                 cwd=tmp_path,
                 env={**ENVIRONMENT, **names},
@@ -429,7 +435,7 @@ def test_a_url_from_the_environment_is_in_no_process_list(
                 await asyncio.wait_for(arrived.wait(), 30)
                 visible = "\n".join(command_lines(process.pid))
                 # The last of them shows that the test would see it.
-                assert (SECRET in visible) is not waits
+                assert (SECRET in visible) is not hidden
                 assert "list" in visible or "redis" in visible or "copy" in visible
             finally:
                 process.kill()
