@@ -26,12 +26,13 @@ TEST := .venv/test/$(MAIN)
 BENCH := .venv/bench/$(MAIN)
 OLDEST := .venv/oldest/$(MAIN)
 LOCK := .venv/lock/3.11
+AUDIT := .venv/audit/$(MAIN)
 PEERS := aiogram telegram
 
 CHECKS := formatting lint types layers wheel $(FOUND:%=tests-%) peers oldest
 
 .PHONY: help demo test pythons servers $(CHECKS) $(PEERS:%=peers-%) oldest-tests oldest-types
-.PHONY: bench soak mutants lock format clean
+.PHONY: bench soak mutants lock audit format clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.* ## (.*)/make \1\t\2/p' Makefile | expand -t 14
@@ -154,7 +155,25 @@ lock: $(LOCK)/.ready ## pin the requirements; UPGRADE=--upgrade takes the newest
 	pin runtime pyproject.toml $$also; \
 	pin cli pyproject.toml --extra cli $$also; \
 	pin build pyproject.toml --only-build-deps --all-build-deps $$also; \
-	group lock | pin lock - $$also
+	group lock | pin lock - $$also; \
+	group audit | pin audit - $$also -c requirements/lock.txt
+
+# Not a part of `test`: what it finds depends on the day, and on a service that may be
+# away. A package that cannot be asked about fails it: an index without advisories audits
+# nothing. What `oldest` pins is old on purpose, and installed by nobody else.
+audit: $(AUDIT)/.ready ## look for known vulnerabilities in what requirements/ pins
+	@cannot=; found=; \
+	for file in $(filter-out %/oldest.txt,$(wildcard requirements/*.txt)); do \
+	    echo "=== $$file"; \
+	    if said=$$($(AUDIT)/bin/python -m pip_audit --strict --disable-pip --require-hashes \
+	        --progress-spinner off -r $$file 2>&1); then echo "$$said"; \
+	    elif grep -q "^Found [0-9]* known" <<< "$$said"; then echo "$$said"; found+=" $$file"; \
+	    else tail -n 1 <<< "$$said"; cannot+=" $$file"; fi; \
+	done; \
+	echo "==="; \
+	[ -z "$$found" ] || echo "VULNERABLE:$$found"; \
+	[ -z "$$cannot" ] || echo "NOT AUDITED:$$cannot (the advisories could not be had for all packages)"; \
+	[ -z "$$found$$cannot" ] && echo "no known vulnerabilities"
 
 format: $(CHECK)/.ready ## format the code and mend what ruff can
 	@$(CHECK)/bin/ruff check -q --fix-only .

@@ -99,6 +99,7 @@ def declared() -> dict[str, list[str]]:
         "bench": runtime + plain["bench"],
         "build": PYPROJECT["build-system"]["requires"],
         "lock": plain["lock"],
+        "audit": plain["audit"],
         "oldest": runtime + plain["oldest"],
         "peers-aiogram": runtime + plain["peers-aiogram"],
         "peers-telegram": runtime + plain["peers-telegram"],

@@ -1,4 +1,4 @@
-"""How hostile input is made and played: targets, seeds, and pieces that all of them use.
+"""How hostile input is made and played: targets, seeds, and what all of them use.
 
 A target is a strategy and what must hold of each of its values. Each play has a seed of
 its own; a failure says how to get the same again.
@@ -76,10 +76,10 @@ def tells_nothing(error: BaseException, *secrets: str) -> None:
 
 # Values, and text with what is in the way of parsers.
 
-signs = st.sampled_from(
-    list("/?#@:[]%&=;'\"$\\{}*|<>() \t\n\r\0") + ["%2F", "%00", "%"]
+signs = st.sampled_from([*"/?#@:[]%&=;'\"$\\{}*|<>() \t\n\r\0", "%2F", "%00"])
+odd = st.sampled_from(
+    ["", "é", "℀", "\ud800", "🤖", "\u202e", "\u0661", "²", "-0", "1e999"]
 )
-odd = st.sampled_from(["", "é", "℀", "\ud800", "🤖", "\u202e", "١", "²", "-0", "1e999"])
 words = st.lists(
     signs | odd | st.text("abz019._-", max_size=5) | st.text(max_size=3), max_size=6
 ).map("".join)

@@ -112,7 +112,8 @@ def update(x: Any) -> None:
         try:
             found = read(x)
         except (bs.MissingKeyPart, bs.InvalidUpdateDocumentError) as exc:
-            assert SECRET not in str(exc)
+            said = str(exc)
+            assert SECRET not in said
         else:
             if isinstance(found, bs.SessionKey):
                 assert bs.SessionKey.parse(str(found)) == found

@@ -124,7 +124,7 @@ def decode(data: bytes) -> None:
 # Keys.
 
 _numbers = st.integers(-(2**64), 2**64).map(str) | st.sampled_from(
-    ["-0", "007", "+1", "1_0", "١", "²", " 1", "9" * 5000, ""]
+    ["-0", "007", "+1", "1_0", "\u0661", "²", " 1", "9" * 5000, ""]
 )
 _parts = st.builds(
     "{}{}".format,

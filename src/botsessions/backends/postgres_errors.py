@@ -78,7 +78,7 @@ def refused(exc: Exception, where: str) -> BackendError:
     state, said = _state(exc), _said(exc)
     if isinstance(exc, asyncpg.PostgresError):
         # The cause of our error; a traceback in a log would show it.
-        exc.detail = exc.where = None
+        exc.detail = None
     if state[:2] in _OF_A_ROW:
         return BackendError(f"PostgreSQL refused ({state}): {said}")
     return BackendUnavailableError(

@@ -35,6 +35,7 @@ _TELLING = 0.25
 # How often in a row a server may refuse keys of several slots in one call: now and then
 # it does, while slots move; a service that does so each time is not tried again.
 _REFUSALS = 3
+_QUOTED = ", with args beginning with"
 _FAULTS = (exceptions.RedisError, OSError)
 
 
@@ -396,12 +397,23 @@ def _packed(command: Command) -> bytes:
     return packed
 
 
+def without_arguments(exc: BaseException) -> None:
+    """Take out of an error what a server quotes of a command that it does not know.
+
+    A service that has renamed or removed AUTH or EVALSHA quotes a password, a session.
+    """
+    said = str(exc)
+    if _QUOTED in said:
+        exc.args = (said.partition(_QUOTED)[0],)
+
+
 async def _reply(connection: AbstractConnection) -> Any:
     try:
         return await connection.read_response(disable_decoding=True)
     except exceptions.RedisError as exc:
         # An error that the server replies leaves the connection as it was.
         if connection.is_connected:
+            without_arguments(exc)
             return exc
         raise
 

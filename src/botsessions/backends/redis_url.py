@@ -17,7 +17,13 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ReadOnlyError, RedisError
 
 from botsessions.backends import urls
-from botsessions.backends.redis_nodes import Cluster, Node, OneServer, drop
+from botsessions.backends.redis_nodes import (
+    Cluster,
+    Node,
+    OneServer,
+    drop,
+    without_arguments,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -187,7 +193,8 @@ async def _connected(
             await connection.connect()
             if check is not None:
                 await check(connection)
-    except BaseException:
+    except BaseException as exc:
+        without_arguments(exc)
         await drop(connection)
         raise
     return connection

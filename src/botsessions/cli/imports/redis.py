@@ -70,6 +70,10 @@ async def opened(url: str) -> AsyncIterator[Reader]:
     try:
         from redis import RedisError  # noqa: PLC0415
         from redis.asyncio import Redis  # noqa: PLC0415
+
+        from botsessions.backends.redis_nodes import (  # noqa: PLC0415
+            without_arguments,
+        )
     except ModuleNotFoundError as exc:
         raise MissingDependencyError(
             f"to read from Redis takes {exc.name}; "
@@ -85,6 +89,7 @@ async def opened(url: str) -> AsyncIterator[Reader]:
     try:
         yield Reader(client)
     except (RedisError, OSError) as exc:
+        without_arguments(exc)
         raise BackendUnavailableError(f"the Redis to import from: {exc}") from exc
     finally:
         await client.aclose()
