@@ -31,7 +31,9 @@ def history(*lines: Line) -> list[Call]:
 
 TRUE = {
     "nothing": history(),
-    "one after the other": history((UPDATE, 1, 2, 1), (UPDATE, 3, 4, 2), (GET, 5, 6, 2)),
+    "one after the other": history(
+        (UPDATE, 1, 2, 1), (UPDATE, 3, 4, 2), (GET, 5, 6, 2)
+    ),
     "at once": history((UPDATE, 1, 4, 2), (UPDATE, 2, 3, 1), (OBSERVE, 2, 9, 0)),
     "unknown and in": history((UPDATE, 1, 2, UNKNOWN), (UPDATE, 3, 4, 2)),
     "unknown and in later": history(
@@ -125,7 +127,9 @@ def true_history(rng: random.Random, clients: int, calls: int) -> list[Call]:
     while len(noted.calls) < calls or under_way:
         step = rng.random()
         if step < 0.3 and len(under_way) < clients and len(noted.calls) < calls:
-            under_way.append((noted.begin("key", rng.choice([GET, UPDATE, UPDATE])), []))
+            under_way.append(
+                (noted.begin("key", rng.choice([GET, UPDATE, UPDATE])), [])
+            )
         elif step < 0.6 and under_way:
             call, told = rng.choice(under_way)
             if not told:

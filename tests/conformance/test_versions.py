@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from botsessions.conformance.history import NEVER, Violation
+from botsessions.conformance.history import Violation
 from botsessions.conformance.linearizability import UndecidedError
 from botsessions.conformance.registers import Kind, Operation, check_register
 from botsessions.conformance.versions import check_versions
@@ -28,12 +28,12 @@ def commit(
     returned: int,
     expected: Hashable,
     version: Hashable,
-    outcome: bool | None = True,
-    *,
+    *outcome: bool | None,
     excused: bool = False,
 ) -> Operation:
+    answer = outcome[0] if outcome else True
     return Operation(
-        "key", "w", Kind.COMMIT, expected, version, outcome, called, returned, excused
+        "key", "w", Kind.COMMIT, expected, version, answer, called, returned, excused
     )
 
 
@@ -100,7 +100,11 @@ FALSE = {
         "a lost update",
     ),
     "a lost update behind an unknown one": (
-        [commit(1, 3, None, "a", None), commit(2, 4, "a", "b"), commit(5, 6, None, "c")],
+        [
+            commit(1, 3, None, "a", None),
+            commit(2, 4, "a", "b"),
+            commit(5, 6, None, "c"),
+        ],
         "a lost update",
     ),
     "a stale load": ([commit(1, 2, None, "a"), load(3, 4, None)], "a stale read"),
@@ -183,7 +187,7 @@ def test_each_key_is_judged_alone() -> None:
     other = [dataclasses.replace(op, key="other") for op in one]
     check_versions(one + other)
     other[1] = dataclasses.replace(other[1], version=None)
-    with pytest.raises(Violation, match="load other"):
+    with pytest.raises(Violation, match="load of other"):
         check_versions(one + other)
 
 
@@ -211,23 +215,29 @@ def test_what_has_no_versions_is_refused(operations: list[Operation]) -> None:
 # Registers of plain values.
 
 
-def put(called: int, returned: int, value: Hashable, outcome: bool | None = True) -> Operation:  # noqa: E501, FBT001
+def put(
+    called: int, returned: int, value: Hashable, *, known: bool = True
+) -> Operation:
+    outcome = True if known else None
     return Operation("key", "w", Kind.PUT, None, value, outcome, called, returned)
 
 
-def delete(called: int, returned: int, outcome: bool | None = True) -> Operation:  # noqa: FBT001
+def delete(called: int, returned: int, *, known: bool = True) -> Operation:
+    outcome = True if known else None
     return Operation("key", "w", Kind.DELETE, None, None, outcome, called, returned)
 
 
 def test_a_register_holds_what_was_put_last() -> None:
     check_register([put(1, 2, "a"), put(3, 6, "b"), load(4, 5, "a"), load(7, 8, "b")])
-    with pytest.raises(Violation, match="leaves over\n    load key"):
+    with pytest.raises(Violation, match="leaves over\n    load of key"):
         check_register([put(1, 2, "a"), put(3, 4, "b"), load(5, 6, "a")])
 
 
 def test_a_register_is_empty_once_deleted() -> None:
     check_register([put(1, 2, "a"), delete(3, 4), load(5, 6, None), put(7, 8, "a")])
-    check_register([put(1, 2, "a"), delete(3, 4, None), load(5, 6, "a"), load(7, 8, None)])
+    check_register(
+        [put(1, 2, "a"), delete(3, 4, known=False), load(5, 6, "a"), load(7, 8, None)]
+    )
     with pytest.raises(Violation):
         check_register([put(1, 2, "a"), delete(3, 4), load(5, 6, "a")])
 
@@ -248,67 +258,77 @@ def test_a_search_is_given_up() -> None:
 # Random histories.
 
 
+class _Run:
+    """Callers of one perfect key, one step at a time."""
+
+    def __init__(self, rng: random.Random, clients: int, count: int) -> None:
+        self.rng = rng
+        self.clients = clients
+        self.left = count
+        self.ticks = itertools.count(1)
+        self.versions = itertools.count(1)
+        self.there: Hashable = None
+        self.past: list[Hashable] = [None]
+        self.done: list[Operation] = []
+        self.under_way: list[tuple[Operation, list[Any]]] = []
+        self.lost: list[Operation] = []
+
+    def step(self) -> None:
+        moment = self.rng.random()
+        if moment < 0.3:
+            if len(self.under_way) < self.clients and self.left:
+                self.left -= 1
+                self.under_way.append((self.begin(), []))
+        elif self.under_way:
+            one, told = self.rng.choice(self.under_way)
+            if moment >= 0.6:
+                self.end(one, told)
+            elif not told:
+                load = one.kind is Kind.LOAD
+                told.append(self.there if load else self.land(one))
+        if self.lost and self.rng.random() < 0.2:
+            self.land(self.lost.pop(self.rng.randrange(len(self.lost))))
+
+    def begin(self) -> Operation:
+        called = next(self.ticks)
+        if self.rng.random() < 0.4:
+            return Operation("key", "w", Kind.LOAD, called=called)
+        if self.lost and self.rng.random() < 0.3:
+            return dataclasses.replace(self.rng.choice(self.lost), called=called)
+        known = self.rng.choice([self.there, self.there, *self.past[-4:]])
+        return Operation(
+            "key", "w", Kind.COMMIT, known, next(self.versions), called=called
+        )
+
+    def land(self, one: Operation) -> bool:
+        lands = one.expected == self.there
+        if lands:
+            self.there = one.version
+            self.past.append(self.there)
+        return lands
+
+    def end(self, one: Operation, told: list[Any]) -> None:
+        returned = next(self.ticks)
+        if told and self.rng.random() < 0.7:
+            answer = {"outcome": told[0]}
+            if one.kind is Kind.LOAD:
+                answer = {"outcome": True, "version": told[0]}
+            self.done.append(dataclasses.replace(one, returned=returned, **answer))
+        elif self.rng.random() < 0.4:
+            self.done.append(dataclasses.replace(one, returned=returned))
+            if one.kind is Kind.COMMIT:
+                self.lost.append(one)
+        else:
+            return
+        self.under_way.remove((one, told))
+
+
 def true_history(rng: random.Random, clients: int, count: int) -> list[Operation]:
     """Return what callers of one perfect key may have been told."""
-    ticks = itertools.count(1)
-    versions = itertools.count(1)
-    there: Hashable = None
-    past: list[Hashable] = [None]
-    done: list[Operation] = []
-    under_way: list[tuple[Operation, list[Hashable]]] = []
-    lost: list[Operation] = []
-    begun = 0
-    while begun < count or under_way:
-        step = rng.random()
-        if step < 0.3 and len(under_way) < clients and begun < count:
-            begun += 1
-            if rng.random() < 0.4:
-                one = Operation("key", "w", Kind.LOAD, called=next(ticks))
-            elif lost and rng.random() < 0.3:
-                again = rng.choice(lost)
-                one = dataclasses.replace(again, called=next(ticks), returned=NEVER)
-            else:
-                known = rng.choice([there, there, *past[-4:]])
-                one = Operation(
-                    "key", "w", Kind.COMMIT, known, next(versions), called=next(ticks)
-                )
-            under_way.append((one, []))
-        elif step < 0.6 and under_way:
-            one, told = rng.choice(under_way)
-            if told:
-                continue
-            if one.kind is Kind.LOAD:
-                told.append(there)
-            else:
-                lands = one.expected == there
-                told.append(lands)
-                if lands:
-                    there = one.version
-                    past.append(there)
-        elif under_way:
-            one, told = rng.choice(under_way)
-            if told and rng.random() < 0.7:
-                changes: dict[str, object] = (
-                    {"version": told[0], "outcome": True}
-                    if one.kind is Kind.LOAD
-                    else {"outcome": told[0]}
-                )
-                done.append(
-                    dataclasses.replace(one, returned=next(ticks), **changes)  # type: ignore[arg-type]
-                )
-            elif rng.random() < 0.4:
-                done.append(dataclasses.replace(one, returned=next(ticks)))
-                if one.kind is Kind.COMMIT:
-                    lost.append(one)
-            else:
-                continue
-            under_way.remove((one, told))
-        if lost and rng.random() < 0.2:
-            late = lost.pop(rng.randrange(len(lost)))
-            if late.expected == there:
-                there = late.version
-                past.append(there)
-    return sorted(done, key=lambda one: one.called)
+    run = _Run(rng, clients, count)
+    while run.left or run.under_way:
+        run.step()
+    return sorted(run.done, key=lambda one: one.called)
 
 
 def changed(rng: random.Random, operations: Sequence[Operation]) -> list[Operation]:

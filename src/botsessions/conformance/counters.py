@@ -115,15 +115,7 @@ def _check_gaps(counter: _Counter) -> None:
     It must have been called before anybody saw that count or a later one. The earliest
     of them take the lowest of these counts: no other choice is better.
     """
-    first_seen: dict[int, Call] = {}
-    witness: Call | None = None
-    for count in reversed(counter.counts()):
-        for step in counter.steps(count):
-            for call in step:
-                if witness is None or call.end < witness.end:
-                    witness = call
-        if witness is not None:
-            first_seen[count] = witness
+    first_seen = _first_seen(counter)
     taken, before = 0, counter.start
     for count in counter.counts():
         gaps = count - before - (count in counter.made)
@@ -147,3 +139,16 @@ def _check_gaps(counter: _Counter) -> None:
                 "outcome",
                 seen,
             )
+
+
+def _first_seen(counter: _Counter) -> dict[int, Call]:
+    """Return, by count, the call that was the first to answer it or a later one."""
+    found: dict[int, Call] = {}
+    first: Call | None = None
+    for count in reversed(counter.counts()):
+        for step in counter.steps(count):
+            for call in step:
+                if first is None or call.end < first.end:
+                    first = call
+                found[count] = first
+    return found

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 
-
 class _HasKey(Protocol):
     @property
     def key(self) -> str: ...
@@ -40,8 +39,8 @@ class Violation(AssertionError):  # noqa: N818 - it names what it is
     """
 
     def __init__(self, message: str, *calls: Any) -> None:
-        super().__init__(message + listed(*calls))
-        self.calls = calls
+        self.calls = tuple(dict.fromkeys(calls))
+        super().__init__(message + listed(*self.calls))
 
 
 class Verb(enum.StrEnum):
@@ -133,7 +132,7 @@ class History:
         stride: int = 1,
         keep: Callable[[Call], object] = lambda call: None,  # noqa: ARG005 - none does
     ) -> None:
-        if not 1 <= first or stride < 1:
+        if not first >= 1 or stride < 1:
             raise ValueError("first and stride are 1 or more: 0 is no id")
         self._now = now
         self._tick = tick if tick is not None else itertools.count(1).__next__

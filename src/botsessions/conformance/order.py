@@ -149,9 +149,7 @@ class _Chains:
         if call.verb not in CHANGES or call.outcome is Outcome.FAILED:
             raise Violation("applied, though its caller was told it is not", call)
         if call.verb is Verb.PUT and number != ids[0]:
-            raise Violation(
-                f"a put did not replace what was there, {shown(ids)}", call
-            )
+            raise Violation(f"a put did not replace what was there, {shown(ids)}", call)
 
 
 def _check_inside(life: _Life) -> None:
@@ -235,9 +233,7 @@ def _check_deleted(
             delete.called < absent.end and life.last_start <= delete.end
             for delete in deletes
         ):
-            raise Violation(
-                "gone, and nobody deleted it", absent, *_bounds(life)
-            )
+            raise Violation("gone, and nobody deleted it", absent, *_bounds(life))
 
 
 def _bounds(life: _Life) -> tuple[Call, Call]:

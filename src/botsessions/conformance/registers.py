@@ -66,12 +66,14 @@ class Operation:
         """What was asked for, as text."""
         match self.kind:
             case Kind.COMMIT:
-                value = f" {version_text(self.expected)} -> {version_text(self.version)}"
+                value = (
+                    f" {version_text(self.expected)} -> {version_text(self.version)}"
+                )
             case Kind.PUT:
                 value = f" {version_text(self.version)}"
             case _:
                 value = ""
-        return f"{self.kind} {self.key}{value}"
+        return f"{self.kind}{value}"
 
     @property
     def answered(self) -> str:
@@ -87,7 +89,7 @@ class Operation:
     def __str__(self) -> str:
         end = "…" if self.returned == NEVER else self.returned
         return (
-            f"{self.asked} by {self.worker or 'a caller'} "
+            f"{self.asked} of {self.key} by {self.worker or 'a caller'} "
             f"[{self.called}, {end}]: {self.answered}"
         )
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar, cast
 
 from botsessions.conformance.history import (
     NEVER,
@@ -37,7 +37,10 @@ from botsessions.conformance.registers import Kind, Operation
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-One = TypeVar("One", Call, Operation)
+    Judge: TypeAlias = Callable[[Sequence["Event"]], object]
+
+Event: TypeAlias = Call | Operation
+One = TypeVar("One", bound=Event)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,7 +61,8 @@ class Shrunk(Generic[One]):
     @property
     def history(self) -> list[One]:
         """What the judge rejected: the kept calls and those beside them."""
-        return _ordered([*self.calls, *self.beside])
+        together = [*self.calls, *self.beside]
+        return sorted(together, key=lambda call: call.called)
 
     @property
     def steps(self) -> list[str]:
@@ -85,21 +89,25 @@ def shrink(
     and looks at each key alone, as ``check_calls`` and ``check_versions`` do. After
     ``seconds`` the smallest part found so far is taken.
     """
-    work = _Shrinking(_of_one_key(calls, judge), judge, timer, timer() + seconds)
+    judges = cast("Judge", judge)
+    work = _Shrinking(_of_one_key(calls, judges), judges, timer, timer() + seconds)
     work.follow()
     smallest = work.cut()
     work.complete()
-    return work.result(is_smallest=smallest)
+    return Shrunk(
+        tuple(cast("list[One]", work.calls)),
+        tuple(cast("list[One]", work.beside)),
+        work.violation,
+        smallest,
+    )
 
 
-def _of_one_key(
-    calls: Sequence[One], judge: Callable[[Sequence[One]], object]
-) -> list[One]:
+def _of_one_key(calls: Sequence[Event], judge: Judge) -> list[Event]:
     """Return the calls of a key that is rejected by itself."""
     violation = _violation(calls, judge)
     if violation is None:
         raise ValueError("the judge accepts this history; there is nothing to shrink")
-    groups: dict[str, list[One]] = by_key(calls)
+    groups: dict[str, list[Event]] = by_key(calls)
     accused = [call.key for call in violation.calls]
     for key in sorted(groups, key=lambda key: key not in accused):
         if _violation(groups[key], judge) is not None:
@@ -107,9 +115,7 @@ def _of_one_key(
     return list(calls)
 
 
-def _violation(
-    calls: Sequence[One], judge: Callable[[Sequence[One]], object]
-) -> Violation | None:
+def _violation(calls: Sequence[Event], judge: Judge) -> Violation | None:
     try:
         judge(calls)
     except Violation as violation:
@@ -117,13 +123,13 @@ def _violation(
     return None
 
 
-class _Shrinking(Generic[One]):
+class _Shrinking:
     """A history and the part of it that is kept at the moment, by index."""
 
     def __init__(
         self,
-        calls: list[One],
-        judge: Callable[[Sequence[One]], object],
+        calls: list[Event],
+        judge: Judge,
         timer: Callable[[], float],
         deadline: float,
     ) -> None:
@@ -133,7 +139,7 @@ class _Shrinking(Generic[One]):
         self._deadline = deadline
         self._kept: list[int] = []
         self._named: set[int] = set()
-        self._violation = Violation("nothing was judged yet")
+        self.violation = Violation("nothing was judged yet")
         if not self._try(list(range(len(calls)))):
             raise ValueError("the judge accepts these calls in their order")
 
@@ -176,14 +182,15 @@ class _Shrinking(Generic[One]):
             if wanted <= kept or not self._try(sorted(kept | wanted)):
                 return
 
-    def result(self, *, is_smallest: bool) -> Shrunk[One]:
-        beside = _beside(self._calls, set(self._kept))
-        return Shrunk(
-            tuple(self._calls[i] for i in self._kept),
-            tuple(beside.values()),
-            self._violation,
-            is_smallest,
-        )
+    @property
+    def calls(self) -> list[Event]:
+        """The kept calls."""
+        return [self._calls[i] for i in self._kept]
+
+    @property
+    def beside(self) -> list[Event]:
+        """What was judged together with them."""
+        return list(_beside(self._calls, set(self._kept)).values())
 
     def _try(self, kept: list[int]) -> bool:
         """Keep these alone if the judge still rejects them."""
@@ -196,15 +203,15 @@ class _Shrinking(Generic[One]):
             return False
         accused = {id(call) for call in violation.calls}
         self._named = {i for i, call in shown.items() if id(call) in accused}
-        self._kept, self._violation = kept, violation
+        self._kept, self.violation = kept, violation
         return True
 
 
-def _ordered(calls: Collection[One]) -> list[One]:
+def _ordered(calls: Collection[Event]) -> list[Event]:
     return sorted(calls, key=lambda call: call.called)
 
 
-def _beside(calls: Sequence[One], kept: set[int]) -> dict[int, One]:
+def _beside(calls: Sequence[Event], kept: set[int]) -> dict[int, Event]:
     """Return those not kept that others may rest on, with nothing known about them."""
     first = min((call.called for call in calls), default=0)
     contents = [
@@ -217,7 +224,7 @@ def _beside(calls: Sequence[One], kept: set[int]) -> dict[int, One]:
     counters = {
         call.key for call in calls if isinstance(call, Call) and call.count is not None
     }
-    found: dict[int, One] = {}
+    found: dict[int, Event] = {}
     for index, call in enumerate(calls):
         if index in kept:
             continue
@@ -257,7 +264,7 @@ def _at_any_moment(call: Call, first: int) -> Call:
     return free
 
 
-def _links(kept: set[int], calls: Sequence[One]) -> set[int]:
+def _links(kept: set[int], calls: Sequence[Event]) -> set[int]:
     """Return the commits between two versions that kept operations name."""
     named = {
         version

@@ -183,10 +183,11 @@ class _Range(NamedTuple):
 
 
 def _check_refusals(chain: _Chain, steps: Sequence[_Step]) -> None:
-    """A commit that was refused met another version than the one it expected.
+    """Hold each refused commit against the version that it expected.
 
-    So it began before that one came, or returned after that one went. The moments at
-    which each commit can have landed are narrowed down along the chain accordingly.
+    It met another one, so it began before that one came, or returned after that one
+    went. The moments at which each commit can have landed are narrowed down along the
+    chain accordingly.
     """
     first = list(
         itertools.accumulate(
@@ -244,9 +245,7 @@ def _narrowed(
     return found
 
 
-def _ends(
-    chain: _Chain, ranges: Sequence[_Range], tail: _Step, first: int
-) -> bool:
+def _ends(chain: _Chain, ranges: Sequence[_Range], tail: _Step, first: int) -> bool:
     """Tell whether the last version can be the end, or a pending commit replaced it."""
     stack = [(tail.version, ranges, first)]
     while stack:
@@ -262,9 +261,7 @@ def _ends(
     return False
 
 
-def _refused(
-    old: _Step, new: _Step | None, gone: int, came: int
-) -> Violation:
+def _refused(old: _Step, new: _Step | None, gone: int, came: int) -> Violation:
     """Return the complaint about commits that were refused for no reason."""
     alone = [one for one in old.refusals if one.called > came and one.end < gone]
     named: list[Operation] = alone[:1] or old.refusals
