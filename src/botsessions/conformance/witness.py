@@ -1,16 +1,18 @@
 """From calls that overlap to a verdict, and to the few calls that show what is wrong.
 
-Neighbours: ``order`` and ``linearizability`` (the judges), ``contention`` and ``laws``
-(whose histories they are).
+Neighbours: ``judge`` (who decides), ``shrink`` and ``timeline`` (who show it),
+``contention``, ``endings`` and ``laws`` (whose calls they are).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
-from botsessions.conformance.history import Violation
-from botsessions.conformance.linearizability import UndecidedError, check_linearizable
-from botsessions.conformance.order import check_order
+from botsessions.conformance.history import NEVER, Violation
+from botsessions.conformance.judge import check_calls
+from botsessions.conformance.shrink import shrink
+from botsessions.conformance.timeline import spans, timeline
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,21 +22,31 @@ if TYPE_CHECKING:
 
 
 def judge(subject: Subject, calls: Sequence[Call]) -> None:
-    """Raise ``Violation`` unless the answers for each key can all be true."""
-    for key in sorted({call.key for call in calls}):
-        of_key = [call for call in calls if call.key == key]
-        try:
-            check(of_key)
-        except Violation as wrong:
-            lines = [line.strip() for line in str(wrong).splitlines()[1:]]
-            subject.steps[:] = lines or [str(call) for call in of_key]
-            raise
-
-
-def check(calls: Sequence[Call]) -> None:
-    """Raise ``Violation`` unless the answers for one key can all be true."""
-    check_order(calls)
+    """Raise ``Violation`` unless all can be true; then keep the calls that show it."""
     try:
-        check_linearizable(calls, budget=20_000)
-    except UndecidedError:
-        return  # too many orders to try; what ``order`` finds, it found
+        check_calls(calls)
+    except Violation:
+        shrunk = shrink(calls, check_calls)
+        legible = _legible(shrunk.calls, subject.prefix)
+        subject.steps[:] = dataclasses.replace(shrunk, calls=legible).steps
+        accused = {call.id for call in shrunk.violation.calls}
+        subject.drawing = timeline(
+            spans(legible, accused=[call for call in legible if call.id in accused]),
+            title=str(shrunk.violation).split("\n", 1)[0],
+        )
+        raise shrunk.violation from None
+
+
+def _legible(calls: Sequence[Call], prefix: str) -> tuple[Call, ...]:
+    """Return calls with moments that count from 1, and without the prefix of keys."""
+    ticks = sorted({tick for call in calls for tick in (call.called, call.returned)})
+    moments = {tick: number for number, tick in enumerate(ticks, 1)} | {NEVER: NEVER}
+    return tuple(
+        dataclasses.replace(
+            call,
+            key=call.key.removeprefix(prefix),
+            called=moments[call.called],
+            returned=moments[call.returned],
+        )
+        for call in calls
+    )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from botsessions.backend import Backend
 
 # Ids of one worker are below this; its number says where they begin.
-_STRIDE = 1_000_000
+_STRIDE = 100_000
 
 
 async def append_in_turn(
