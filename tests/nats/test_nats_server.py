@@ -200,6 +200,34 @@ async def test_a_session_that_ends_while_its_update_is_under_way_is_not_revived(
             assert await store.update(KEYS[0], count) == {"n": 1}
 
 
+@pytest.mark.parametrize(
+    ("followers", "told"), [(1, "True"), (7, "True"), (8, "unknown")]
+)
+async def test_a_write_that_others_follow_at_once_is_told_the_truth(
+    nats_server: NatsServer, bucket: KeyValueConfig, followers: int, told: str
+) -> None:
+    """The last record remembers so many before it; what it forgot is unknown."""
+    direct = NatsBackend(nats_server.url, bucket)
+    async with Proxy(nats_server.port) as between:
+        slow = NatsBackend(f"nats://127.0.0.1:{between.port}", bucket)
+        async with opened(direct), opened(slow):
+            until = (await direct.load([])).now + MINUTE_MS
+            between.rule = at_publishing(Way.REPLY, Deed(delay=0.5))
+            last = record(1)
+            write = Write("k", None, last, until)
+            committing = asyncio.create_task(slow.commit([write]))
+            while (await direct.load(["k"])).records == [None]:
+                pass
+            for token in range(2, 2 + followers):
+                following = record(token, b"next", last)
+                follower = Write("k", last.version, following, until)
+                assert await direct.commit([follower]) == [True]
+                last = following
+            [outcome] = await committing
+            unknown = isinstance(outcome, bs.OutcomeUnknownError)
+            assert ("unknown" if unknown else str(outcome)) == told
+
+
 @pytest.mark.parametrize("answers", [0, 1])
 async def test_a_write_of_which_no_answer_comes_is_unknown(
     nats_server: NatsServer, bucket: KeyValueConfig, answers: int
@@ -318,6 +346,9 @@ async def test_a_server_that_is_away_is_told_and_may_come_later(
         await asyncio.to_thread(own_nats.kill)
         try:
             with pytest.raises(bs.BackendUnavailableError):
+                await backend.load(["k"])
+            # From now on it is known, and nobody waits for an answer.
+            with pytest.raises(bs.BackendUnavailableError, match="not connected"):
                 await backend.load(["k"])
         finally:
             await asyncio.to_thread(own_nats.start)
