@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from botsessions.conformance.counters import check_counter
-from botsessions.conformance.history import Call, History, Outcome, Verb, Violation
+from botsessions.conformance.histories.counters import check_counter
+from botsessions.conformance.histories.history import (
+    Call,
+    History,
+    Outcome,
+    Verb,
+    Violation,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

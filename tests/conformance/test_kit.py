@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from botsessions.conformance import CHECKS, Result, Status, check_backend
 from tests.cli.tool import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 NAMES = [check.name for check in CHECKS]
@@ -52,6 +53,33 @@ def test_a_right_backend_passes_and_lacks_only_what_it_cannot_do() -> None:
         "a_kill_loses_nothing_acknowledged",
         "loading_now_is_loading",
     }
+
+
+class TwoMethods:
+    """What has no ability but those that the contract asks of all."""
+
+    concurrent_batches = 1
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._memory = bs.MemoryBackend(clock=clock)
+
+    async def open(self) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        pass
+
+    async def load(self, keys: Sequence[str]) -> bs.Loaded:
+        return await self._memory.load(keys)
+
+    async def commit(self, writes: Sequence[bs.Write]) -> Sequence[bool]:
+        return await self._memory.commit(writes)
+
+
+def test_a_backend_that_can_do_no_more_than_it_must_passes() -> None:
+    report = check_backend(TwoMethods)
+    assert report.passed, str(report)
+    assert report.counts()[Status.NOT_SUPPORTED] == 9
 
 
 def test_a_file_is_shared_with_processes(tmp_path: Path) -> None:

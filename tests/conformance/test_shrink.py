@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from botsessions.conformance.history import Call, Outcome, Verb, Violation
-from botsessions.conformance.judge import check_calls
-from botsessions.conformance.registers import Kind, Operation
-from botsessions.conformance.shrink import Shrunk, _beside, shrink
-from botsessions.conformance.versions import check_versions
+from botsessions.conformance.histories.history import Call, Outcome, Verb, Violation
+from botsessions.conformance.histories.judge import check_calls
+from botsessions.conformance.histories.registers import Kind, Operation
+from botsessions.conformance.histories.shrink import Shrunk, _beside, shrink
+from botsessions.conformance.histories.versions import check_versions
 from tests.conformance import test_counters, test_versions
 from tests.simulation import test_judges
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from botsessions.conformance.history import Violation
-from botsessions.conformance.linearizability import UndecidedError
-from botsessions.conformance.registers import Kind, Operation, check_register
-from botsessions.conformance.versions import check_versions
+from botsessions.conformance.histories.history import Violation
+from botsessions.conformance.histories.linearizability import UndecidedError
+from botsessions.conformance.histories.registers import Kind, Operation, check_register
+from botsessions.conformance.histories.versions import check_versions
 from botsessions.record import Version
 
 if TYPE_CHECKING:

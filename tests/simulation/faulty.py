@@ -17,7 +17,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from botsessions.backend import Page
-from botsessions.conformance.history import NEVER
+from botsessions.conformance.histories.history import NEVER
 from botsessions.errors import (
     BackendError,
     BackendUnavailableError,

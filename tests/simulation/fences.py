@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from botsessions.conformance.history import Violation, shown
+from botsessions.conformance.histories.history import Violation, shown
 from botsessions.lock import MARK
 from tests.simulation.server import NAMESPACE
 

@@ -24,7 +24,7 @@ from botsessions import (
     SessionKey,
     SessionStore,
 )
-from botsessions.conformance.history import Violation
+from botsessions.conformance.histories.history import Violation
 from tests.simulation.faulty import CommitFault, Faults, FaultyBackend, LoadFault
 from tests.simulation.loop import TRUE_TIME, LocalTime, SimulatedLoop
 from tests.simulation.mutants import Mutant

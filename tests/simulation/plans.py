@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from botsessions.conformance.history import Verb
+from botsessions.conformance.histories.history import Verb
 from botsessions.keys import SessionKey
 from tests.simulation.faulty import CommitFault, Faults, Home, LoadFault, Near
 from tests.simulation.moments import Lifetime

@@ -15,7 +15,7 @@ import random
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from botsessions.conformance.history import Call, Outcome, Verb, Violation
+from botsessions.conformance.histories.history import Call, Outcome, Verb, Violation
 from botsessions.errors import BackendError, SessionError
 from tests.simulation.faulty import Faults, FaultyBackend
 from tests.simulation.loop import TRUE_TIME, LocalTime, SimulatedLoop

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from botsessions.backends.memory import MemoryBackend
 from botsessions.codec import Codec, seal
-from botsessions.conformance.history import Ids, Shape, ids_of
+from botsessions.conformance.histories.history import Ids, Shape, ids_of
 from botsessions.lock import MARK
 from botsessions.record import GRACE_MS, Loaded, Record, Version, Write, ring_after
 from tests.simulation.road import Road

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from botsessions.conformance.history import Call, Outcome, Verb, Violation
+from botsessions.conformance.histories.history import Call, Outcome, Verb, Violation
 from botsessions.errors import BackendUnavailableError
 from tests.simulation.faulty import CommitFault, Faults, LoadFault
 from tests.simulation.loop import SimulatedLoop

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from botsessions.conformance.history import (
+from botsessions.conformance.histories.history import (
     READS,
     Call,
     History,
@@ -22,8 +22,8 @@ from botsessions.conformance.history import (
     Verb,
     Violation,
 )
-from botsessions.conformance.linearizability import check_linearizable
-from botsessions.conformance.order import check_order
+from botsessions.conformance.histories.linearizability import check_linearizable
+from botsessions.conformance.histories.order import check_order
 from botsessions.record import Record, Version
 from tests.simulation.fences import check_fenced
 from tests.simulation.moments import Lifetime, check_moments, check_presence

@@ -13,7 +13,7 @@ import random
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from botsessions.conformance.history import (
+from botsessions.conformance.histories.history import (
     CHANGES,
     Call,
     History,
@@ -26,8 +26,8 @@ from botsessions.conformance.history import (
     ids_of,
     listed,
 )
-from botsessions.conformance.linearizability import check_linearizable
-from botsessions.conformance.order import check_order
+from botsessions.conformance.histories.linearizability import check_linearizable
+from botsessions.conformance.histories.order import check_order
 from botsessions.errors import (
     CorruptRecordError,
     LockLostError,

@@ -13,14 +13,21 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import botsessions as bs
-from botsessions.conformance.history import Ids, Outcome, Refused, Shape, Verb, ids_of
+from botsessions.conformance.histories.history import (
+    Ids,
+    Outcome,
+    Refused,
+    Shape,
+    Verb,
+    ids_of,
+)
 from tests.soak.journal import Kind
 
 if TYPE_CHECKING:
     import random
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 
-    from botsessions.conformance.history import Call
+    from botsessions.conformance.histories.history import Call
     from tests.soak.journal import Journal
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from botsessions.conformance.history import CHANGES, NEVER, Call, Outcome
+from botsessions.conformance.histories.history import CHANGES, NEVER, Call, Outcome
 from tests.soak.journal import MILLISECOND, SECOND
 
 if TYPE_CHECKING:

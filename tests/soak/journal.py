@@ -15,7 +15,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from botsessions.conformance.history import Call, Ids, Outcome, Verb
+from botsessions.conformance.histories.history import Call, Ids, Outcome, Verb
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -14,7 +14,7 @@ import itertools
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from botsessions.conformance.history import (
+from botsessions.conformance.histories.history import (
     CHANGES,
     NEVER,
     READS,
@@ -23,8 +23,11 @@ from botsessions.conformance.history import (
     Verb,
     Violation,
 )
-from botsessions.conformance.linearizability import UndecidedError, check_linearizable
-from botsessions.conformance.order import check_order
+from botsessions.conformance.histories.linearizability import (
+    UndecidedError,
+    check_linearizable,
+)
+from botsessions.conformance.histories.order import check_order
 from tests.soak.journal import MILLISECOND, Kind, kind_of
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from tests.soak.summary import NOTES, fault_rows, is_fine, rows
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from botsessions.conformance.history import Call
+    from botsessions.conformance.histories.history import Call
     from tests.soak.figures import Figures
     from tests.soak.judging import Finding
     from tests.soak.summary import Run

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import botsessions as bs
-from botsessions.conformance.history import Outcome, Verb
+from botsessions.conformance.histories.history import Outcome, Verb
 from tests.soak.judging import Wrong
 
 if TYPE_CHECKING:

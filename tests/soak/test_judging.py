@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from botsessions.conformance.history import NEVER, Call, Outcome, Verb
+from botsessions.conformance.histories.history import NEVER, Call, Outcome, Verb
 from tests.soak.figures import Fault, Figures, Latencies, recovery
 from tests.soak.journal import MILLISECOND, SECOND, Hold, Journal, Oddity, Told, read
 from tests.soak.judging import SHORT, Judgement, Wrong, judge

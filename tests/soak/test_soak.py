@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from botsessions.conformance.history import Outcome
+from botsessions.conformance.histories.history import Outcome
 from tests.conftest import need_postgres, need_redis
 from tests.soak.__main__ import main
 from tests.soak.judging import Wrong

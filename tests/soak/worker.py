@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import botsessions as bs
-from botsessions.conformance.history import Outcome, Verb
+from botsessions.conformance.histories.history import Outcome, Verb
 from tests.soak import wrong
 from tests.soak.caller import (
     Blocking,

@@ -9,24 +9,78 @@ pytest each check as a case of its own, by the fixture ``conformance_check`` (se
 ``pytest_plugin``). Abilities are found by protocol: what a backend cannot do is not
 supported, and no failure.
 
-Rooms: the checks are in ``contract``, ``contention``, ``endings``, ``clocks``,
-``abilities`` and ``laws``, and work with a ``subject``; ``run`` carries them out and
+Rooms: ``checks`` asks, working with a ``subject``; ``run`` carries the checks out and
 makes ``results``. ``workers``, some in a ``child`` process, make histories of calls
-that overlap (``history``); ``order`` and ``linearizability`` judge them, for
-``witness``.
+that overlap; ``histories`` judges them and, for ``witness``, draws the few calls that
+show what is wrong.
 """
 
+from botsessions.conformance.histories.counters import check_counter
+from botsessions.conformance.histories.history import (
+    Call,
+    History,
+    Outcome,
+    Verb,
+    Violation,
+)
+from botsessions.conformance.histories.judge import check_calls
+from botsessions.conformance.histories.linearizability import (
+    UndecidedError,
+    check_linearizable,
+)
+from botsessions.conformance.histories.order import check_order
+from botsessions.conformance.histories.recording import (
+    Recorded,
+    RecordedBackend,
+    dumps,
+    loads,
+)
+from botsessions.conformance.histories.registers import Kind, Operation, check_register
+from botsessions.conformance.histories.shrink import Shrunk, shrink
+from botsessions.conformance.histories.timeline import (
+    Span,
+    explain,
+    page,
+    spans,
+    timeline,
+)
+from botsessions.conformance.histories.versions import check_versions
 from botsessions.conformance.results import NotSupported, Report, Result, Status
 from botsessions.conformance.run import CHECKS, Check, check_backend
 from botsessions.conformance.subject import SetsClock
 
 __all__ = [
     "CHECKS",
+    "Call",
     "Check",
+    "History",
+    "Kind",
     "NotSupported",
+    "Operation",
+    "Outcome",
+    "Recorded",
+    "RecordedBackend",
     "Report",
     "Result",
     "SetsClock",
+    "Shrunk",
+    "Span",
     "Status",
+    "UndecidedError",
+    "Verb",
+    "Violation",
     "check_backend",
+    "check_calls",
+    "check_counter",
+    "check_linearizable",
+    "check_order",
+    "check_register",
+    "check_versions",
+    "dumps",
+    "explain",
+    "loads",
+    "page",
+    "shrink",
+    "spans",
+    "timeline",
 ]

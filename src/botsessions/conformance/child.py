@@ -16,7 +16,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from botsessions.conformance.history import Call, Outcome, Verb, Violation
+from botsessions.conformance.histories.history import Call, Outcome, Verb, Violation
 from botsessions.conformance.results import NotSupported
 from botsessions.conformance.subject import takes_clock
 from botsessions.conformance.workers import append

@@ -13,7 +13,7 @@ import random
 import time
 from typing import TYPE_CHECKING
 
-from botsessions.conformance import (
+from botsessions.conformance.checks import (
     abilities,
     clocks,
     contention,
@@ -21,7 +21,7 @@ from botsessions.conformance import (
     endings,
     laws,
 )
-from botsessions.conformance.history import Violation
+from botsessions.conformance.histories.history import Violation
 from botsessions.conformance.results import NotSupported, Report, Result, Status
 from botsessions.conformance.subject import Subject
 

@@ -14,7 +14,7 @@ import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, runtime_checkable
 
-from botsessions.conformance.history import Violation
+from botsessions.conformance.histories.history import Violation
 from botsessions.conformance.results import NotSupported
 from botsessions.record import Record, Version, Write, ring_after
 from botsessions.store import SessionStore

@@ -9,15 +9,15 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from botsessions.conformance.history import NEVER, Violation
-from botsessions.conformance.judge import check_calls
-from botsessions.conformance.shrink import shrink
-from botsessions.conformance.timeline import spans, timeline
+from botsessions.conformance.histories.history import NEVER, Violation
+from botsessions.conformance.histories.judge import check_calls
+from botsessions.conformance.histories.shrink import shrink
+from botsessions.conformance.histories.timeline import spans, timeline
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from botsessions.conformance.history import Call
+    from botsessions.conformance.histories.history import Call
     from botsessions.conformance.subject import Subject
 
 

@@ -14,7 +14,13 @@ import random
 import time
 from typing import TYPE_CHECKING
 
-from botsessions.conformance.history import Call, Ids, Outcome, Verb, Violation
+from botsessions.conformance.histories.history import (
+    Call,
+    Ids,
+    Outcome,
+    Verb,
+    Violation,
+)
 from botsessions.conformance.subject import MINUTE_MS, fresh
 from botsessions.errors import OutcomeUnknownError
 from botsessions.record import Record, Version, Write

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from botsessions.conformance.history import (
+from botsessions.conformance.histories.history import (
     CHANGES,
     NEVER,
     READS,

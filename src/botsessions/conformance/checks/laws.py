@@ -15,7 +15,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from botsessions.conformance.history import Call, Outcome, Verb, Violation
+from botsessions.conformance.histories.history import Call, Outcome, Verb, Violation
 from botsessions.conformance.subject import expect
 from botsessions.conformance.witness import judge
 from botsessions.errors import (

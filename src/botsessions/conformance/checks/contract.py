@@ -12,7 +12,7 @@ import random
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from botsessions.conformance.history import Violation
+from botsessions.conformance.histories.history import Violation
 from botsessions.conformance.results import NotSupported
 from botsessions.conformance.subject import MINUTE_MS, described, expect, soon
 from botsessions.errors import BackendError, OutcomeUnknownError

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from botsessions.conformance.history import (
+from botsessions.conformance.histories.history import (
     NEVER,
     READS,
     Call,

@@ -12,7 +12,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from botsessions.conformance import child
-from botsessions.conformance.history import Violation
+from botsessions.conformance.histories.history import Violation
 from botsessions.conformance.subject import expect, soon
 from botsessions.conformance.witness import judge
 from botsessions.conformance.workers import append_in_turn, read_in_turn
@@ -20,7 +20,7 @@ from botsessions.record import Record, Write
 
 if TYPE_CHECKING:
     from botsessions.backend import Backend
-    from botsessions.conformance.history import Call
+    from botsessions.conformance.histories.history import Call
     from botsessions.conformance.subject import Subject
 
 _WORKERS = 4

@@ -13,8 +13,8 @@ import bisect
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
-from botsessions.conformance.history import NEVER, Violation, by_key
-from botsessions.conformance.registers import Kind, Operation, version_text
+from botsessions.conformance.histories.history import NEVER, Violation, by_key
+from botsessions.conformance.histories.registers import Kind, Operation, version_text
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence

@@ -18,9 +18,9 @@ import textwrap
 import unicodedata
 from typing import TYPE_CHECKING, NamedTuple
 
-from botsessions.conformance.history import NEVER, Call, Outcome, shown
-from botsessions.conformance.registers import Operation
-from botsessions.conformance.shrink import One, shrink
+from botsessions.conformance.histories.history import NEVER, Call, Outcome, shown
+from botsessions.conformance.histories.registers import Operation
+from botsessions.conformance.histories.shrink import One, shrink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from botsessions.conformance.counters import check_counter
-from botsessions.conformance.history import by_key
-from botsessions.conformance.linearizability import UndecidedError, check_linearizable
-from botsessions.conformance.order import check_order
+from botsessions.conformance.histories.counters import check_counter
+from botsessions.conformance.histories.history import by_key
+from botsessions.conformance.histories.linearizability import (
+    UndecidedError,
+    check_linearizable,
+)
+from botsessions.conformance.histories.order import check_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from botsessions.conformance.history import Call
+    from botsessions.conformance.histories.history import Call
 
 
 def check_calls(

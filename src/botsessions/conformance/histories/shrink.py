@@ -23,7 +23,7 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar, cast
 
-from botsessions.conformance.history import (
+from botsessions.conformance.histories.history import (
     NEVER,
     Call,
     Outcome,
@@ -31,8 +31,8 @@ from botsessions.conformance.history import (
     Violation,
     by_key,
 )
-from botsessions.conformance.linearizability import UndecidedError
-from botsessions.conformance.registers import Kind, Operation
+from botsessions.conformance.histories.linearizability import UndecidedError
+from botsessions.conformance.histories.registers import Kind, Operation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
-from botsessions.conformance.history import (
+from botsessions.conformance.histories.history import (
     CHANGES,
     READS,
     Call,

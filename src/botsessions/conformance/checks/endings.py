@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from botsessions.conformance import child
-from botsessions.conformance.history import Violation
+from botsessions.conformance.histories.history import Violation
 from botsessions.conformance.subject import expect, soon
 from botsessions.conformance.witness import judge
 from botsessions.conformance.workers import read_in_turn
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
 
     from botsessions.backend import Backend
-    from botsessions.conformance.history import Call
+    from botsessions.conformance.histories.history import Call
     from botsessions.conformance.subject import Subject
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from botsessions.conformance.history import (
+from botsessions.conformance.histories.history import (
     NEVER,
     Call,
     History,
@@ -25,7 +25,7 @@ from botsessions.conformance.history import (
     Violation,
     ids_of,
 )
-from botsessions.conformance.registers import Kind, Operation
+from botsessions.conformance.histories.registers import Kind, Operation
 from botsessions.errors import BackendError, OutcomeUnknownError, SessionError
 from botsessions.record import Loaded, Version
 

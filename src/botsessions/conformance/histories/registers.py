@@ -12,8 +12,8 @@ import dataclasses
 import enum
 from typing import TYPE_CHECKING
 
-from botsessions.conformance.history import NEVER, Violation, by_key
-from botsessions.conformance.linearizability import UndecidedError
+from botsessions.conformance.histories.history import NEVER, Violation, by_key
+from botsessions.conformance.histories.linearizability import UndecidedError
 from botsessions.record import Version
 
 if TYPE_CHECKING:
