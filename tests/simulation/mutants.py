@@ -630,7 +630,7 @@ MUTANTS = [
         "expiry and faults",
         _RULES,
         {
-            "created_at = now if record.is_gone(now) else record.created_at": (
+            "created_at = now if anew else record.created_at": (
                 "created_at = record.created_at"
             )
         },

@@ -23,13 +23,15 @@ from botsessions.conformance.workers import append
 from botsessions.conformance.workers import append_in_turn as work
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from botsessions.backend import Backend
     from botsessions.conformance.subject import Make
 
 # What the process ends with if it could not make the backend.
 _CANNOT_MAKE = 3
+# Lets a process begin that has made its backend.
+_GO = b"go\n"
 _PROGRAM = "import botsessions.conformance.child as child, sys; sys.exit(child.main())"
 
 
@@ -42,11 +44,19 @@ class _Orders(NamedTuple):
 
 
 async def append_in_turn(
-    make: Make, keys: Sequence[str], number: int, times: int
+    make: Make,
+    keys: Sequence[str],
+    number: int,
+    times: int,
+    all_made: Callable[[], Awaitable[object]],
 ) -> list[Call]:
-    """Let a process append to records in turn; return its calls."""
+    """Let a process append to records in turn; return its calls.
+
+    It begins when ``all_made`` says that the others are there as well.
+    """
     process = await _start(_Orders(make, keys, number, times))
-    out, _ = await process.communicate()
+    await all_made()
+    out, _ = await process.communicate(_GO)
     if process.returncode:
         raise Violation(f"a process ended with exit code {process.returncode}")
     return [_call(line) for line in out.splitlines()]
@@ -57,7 +67,9 @@ async def hammer(
 ) -> list[Call]:
     """Let a process append for some seconds, kill it, and return what it was told."""
     process = await _start(_Orders(make, keys, number, None))
-    assert process.stdout is not None  # noqa: S101 - for mypy
+    assert process.stdin is not None  # noqa: S101 - for mypy
+    assert process.stdout is not None  # noqa: S101
+    process.stdin.write(_GO)
     lines = [await process.stdout.readline()]
     await asyncio.sleep(seconds)
     process.kill()
@@ -84,7 +96,6 @@ async def _start(orders: _Orders) -> asyncio.subprocess.Process:
     assert process.stdin is not None  # noqa: S101 - for mypy
     assert process.stdout is not None  # noqa: S101
     process.stdin.write(pickled)
-    process.stdin.write_eof()
     if await process.stdout.readline() == b"made\n":
         return process
     if await process.wait() == _CANNOT_MAKE:
@@ -114,6 +125,7 @@ def _call(line: bytes) -> Call:
 async def _work(orders: _Orders, backend: Backend) -> None:
     await backend.open()
     _tell("made")
+    sys.stdin.buffer.readline()
     if orders.times is not None:
         for call in await work(backend, orders.keys, orders.number, orders.times):
             _tell_of(call)

@@ -72,8 +72,10 @@ async def processes_lose_nothing(subject: Subject) -> None:
     keys = [subject.key("a"), subject.key("b")]
     backend = (await subject.open()).backend
     subject.steps.append(f"3 processes append to a and b, {_TIMES} times each")
+    all_made = asyncio.Barrier(3).wait
     work = [
-        child.append_in_turn(subject.make, keys, number, _TIMES) for number in range(3)
+        child.append_in_turn(subject.make, keys, number, _TIMES, all_made)
+        for number in range(3)
     ]
     calls = [call for made in await asyncio.gather(*work) for call in made]
     await _judge(subject, backend, keys, calls)
