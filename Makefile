@@ -97,8 +97,8 @@ wheel: $(CHECK)/.ready
 # start many processes, play a day, or break things on purpose be run on each. The laws
 # hold on the oldest and the newest over all servers, between them over what needs none.
 # Three processes for two cores: the tests of servers that fail wait most of their time.
-ONCE := $(addprefix --ignore=tests/,redis postgres soak nats test_network.py test_deploy.py \
-    adapters/test_day.py $(addprefix conformance/test_,places.py wrong.py) \
+ONCE := $(addprefix --ignore=tests/,redis postgres soak nats security test_network.py \
+    test_deploy.py adapters/test_day.py $(addprefix conformance/test_,places.py wrong.py) \
     $(addprefix cli/test_,process.py copy.py resume.py kill.py))
 BETWEEN := -k "not (Postgres or Redis or Valkey)"
 $(FOUND:%=tests-%): tests-%: .venv/test/%/.ready

@@ -79,4 +79,4 @@ def open_it(url: str) -> None:
         assert SECRET not in said
 
 
-TARGETS = [Target("urls", urls, open_it, 500)]
+TARGETS = [Target("urls", urls, open_it, 250)]

@@ -130,4 +130,4 @@ def command(line: CommandLine) -> None:
         assert err.getvalue().startswith("botsessions: ")
 
 
-TARGETS = [Target("command-line", command_lines(), command, 200)]
+TARGETS = [Target("command-line", command_lines(), command, 80)]

@@ -306,9 +306,9 @@ def taken(entry: Taken) -> None:
 
 
 TARGETS = [
-    Target("updates", updates, update, 300),
+    Target("updates", updates, update, 200),
     Target("json-form", form_texts, form, 200),
     Target("import-lines", lines, imported_line, 200),
     Target("replay-lines", recordings, replayed_line, 300),
-    Target("pickles", pickles, pickled, 150),
+    Target("pickles", pickles, pickled, 100),
 ]

@@ -92,6 +92,18 @@ messages = st.recursive(
 )
 
 
+# What each type nearly is: with a text, where another has a date, say.
+_nearly = st.builds(
+    lambda tag, content: _ext(tag, ormsgpack.packb(content), 0),
+    st.integers(1, 13),
+    st.recursive(
+        st.just(SECRET) | st.sampled_from(["Step", "2026-01-01", 0, 1, None, 2**40]),
+        lambda inner: st.lists(inner, max_size=3),
+        max_leaves=4,
+    ),
+)
+
+
 def _resealed(data: bytes) -> bytes:
     """Give damaged bytes a checksum that is right."""
     return data[:-4] + zlib.crc32(data[:-4]).to_bytes(4, "little")
@@ -99,6 +111,7 @@ def _resealed(data: bytes) -> bytes:
 
 _sealed = sessions.map(CODEC.encode)
 _rich = messages.map(lambda body: seal(RICH + b"\x81\xa1a" + body))
+types = _nearly.map(lambda ext: seal(RICH + b"\x81\xa1a" + ext))
 records = (
     mutated(_sealed)
     | mutated(_sealed).map(_resealed)
@@ -243,8 +256,9 @@ def _redis_strings() -> st.SearchStrategy[Any]:
 
 
 TARGETS = [
-    Target("codec", records, decode, 500),
-    Target("keys", key_texts, parse, 500),
+    Target("codec", records, decode, 300),
+    Target("codec-types", types, decode, 300),
+    Target("keys", key_texts, parse, 300),
     Target("rings", stored, ring, 100),
     Target("redis-strings", _redis_strings(), redis_string),
     Target("records-in-a-store", stored, store, 60),

@@ -153,7 +153,7 @@ def test_whatever_another_library_has_in_redis_is_taken_or_left(
                     client.set(key, value)
             asyncio.run(read())
 
-        play(Target("redis-imports", _stored, check, 60))
+        play(Target("redis-imports", _stored, check, 40))
         client.flushdb()
 
 
