@@ -95,6 +95,14 @@ def test_an_unknown_outcome_has_an_open_end() -> None:
     assert not any(path.endswith("Z") for path in paths)
     assert len(drawn(svg, "line", "open")) == 1  # when the second was answered
     assert "no answer" in svg
+    # The edge is no moment.
+    assert [text for text in texts(svg) if text.isdecimal()] == [
+        "1",
+        "2",
+        "3",
+        "4",
+        "5",
+    ]
 
 
 def test_the_shape_tells_what_the_colour_does() -> None:
