@@ -45,6 +45,10 @@ TRUE = {
     "unknown and in later": history(
         (UPDATE, 1, 2, UNKNOWN), (UPDATE, 3, 4, 1), (UPDATE, 5, 6, 3)
     ),
+    "answered in the tick of the call": history((UPDATE, 1, 2, 2), (UPDATE, 2, 3, 1)),
+    "unknown ones, the later first": history(
+        (UPDATE, 5, 6, UNKNOWN), (UPDATE, 1, 2, UNKNOWN), (GET, 3, 4, 1), (GET, 7, 8, 2)
+    ),
     "unknown and not in": history((UPDATE, 1, 2, UNKNOWN), (GET, 3, 4, 0)),
     "failed and not in": history((UPDATE, 1, 2, FAILED), (GET, 3, 4, 0)),
     "a read that failed": history((GET, 1, 2, FAILED), (OBSERVE, 1, 2, UNKNOWN)),

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from botsessions.conformance.histories.history import Call, Outcome, Verb, Violation
+from botsessions.conformance.histories.history import (
+    NEVER,
+    Call,
+    Outcome,
+    Verb,
+    Violation,
+)
 from botsessions.conformance.histories.judge import check_calls
 from botsessions.conformance.histories.registers import Kind, Operation
 from botsessions.conformance.histories.shrink import Shrunk, _beside, shrink
@@ -132,12 +138,26 @@ def test_two_commits_on_one_version_are_two() -> None:
     assert {operations[200], lost} <= set(shrunk.calls)
 
 
+def test_what_says_which_version_came_first_is_kept() -> None:
+    replaced = test_versions.commit(3, 4, "a", "b", None)
+    operations = [
+        test_versions.commit(1, 2, None, "a"),
+        replaced,
+        test_versions.load(5, 6, "b"),
+        test_versions.load(7, 8, "a"),
+    ]
+    shrunk = shrink(operations, check_versions)
+    assert replaced in shrunk.calls
+    assert operations[0] not in shrunk.calls
+
+
 def test_only_the_key_at_fault_is_looked_at() -> None:
     calls = long_list(5)
+    calls += test_judges.history(*[(GET, 0, 0, None)] * 99, (DELETE, 98, 99, None))[99:]
     other = [copy.copy(call) for call in long_list(5)]
     for call in other:
-        call.key, call.id = "other", call.id + 100
-        call.saw = tuple(number + 100 for number in call.saw or ())
+        call.key, call.id = "other", call.id + 200
+        call.saw = tuple(number + 200 for number in call.saw or ())
     other[7].saw = ()
     shrunk = shrink([*calls, *other], check_calls)
     assert {call.key for call in shrunk.history} == {"other"}
@@ -201,11 +221,12 @@ def test_what_is_left_is_rejected_and_happened(
 
 def test_what_is_beside_says_nothing() -> None:
     operations = [
-        Operation("key", "w", Kind.COMMIT, None, "a", True, 5, 6),
-        Operation("key", "w", Kind.LOAD, None, "a", True, 7, 8),
+        Operation("key", "w", Kind.LOAD, None, None, True, 5, 6),
+        Operation("key", "w", Kind.COMMIT, None, "a", True, 7, 8),
     ]
-    (other,) = _beside(operations, {1}).values()
+    (other,) = _beside(operations, {0}).values()
     assert isinstance(other, Operation)
     assert other.outcome is None
     assert other.called == 5
-    assert _beside(operations, {0}) == {}
+    assert other.returned == NEVER
+    assert _beside(operations, {1}) == {}

@@ -87,6 +87,10 @@ TRUE = {
         load(3, 4, None),
         commit(5, 6, None, "a"),
     ],
+    "refused in the tick in which it came": [
+        commit(1, 4, None, "a"),
+        commit(4, 5, "a", "b", False),
+    ],
     "too late": [commit(1, 2, None, "a", False, excused=True), load(3, 4, None)],
     "numbers as versions": [
         commit(1, 2, None, Version(1, 7)),

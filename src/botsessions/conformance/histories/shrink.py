@@ -35,7 +35,7 @@ from botsessions.conformance.histories.linearizability import UndecidedError
 from botsessions.conformance.histories.registers import Kind, Operation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Hashable, Sequence
 
     Judge: TypeAlias = Callable[[Sequence["Event"]], object]
 
@@ -270,7 +270,7 @@ def _links(kept: set[int], calls: Sequence[Event]) -> set[int]:
         version
         for one in (calls[i] for i in kept)
         if isinstance(one, Operation)
-        for version in (one.version, one.expected)
+        for version in [one.version, *_expected(one)]
     }
     return {
         i
@@ -280,3 +280,7 @@ def _links(kept: set[int], calls: Sequence[Event]) -> set[int]:
         and one.version in named
         and one.expected in named
     }
+
+
+def _expected(one: Operation) -> list[Hashable]:
+    return [one.expected] if one.kind is Kind.COMMIT else []
