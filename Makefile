@@ -92,7 +92,8 @@ wheel: $(CHECK)/.ready
 
 # The simulation plays its thousands of runs on one Python, a tenth of them on the others;
 # and servers fail on one Python only, which they know nothing of: the laws hold on all.
-# Nor need those that start many processes, play a day, or feed what is hostile, run on each.
+# Nor need the tests that start many processes, play a day, or feed what is hostile be run
+# on each.
 # Three processes for two cores: the tests of servers that fail wait most of their time.
 ONCE := $(addprefix --ignore=tests/,redis postgres security test_network.py test_deploy.py \
     adapters/test_day.py $(addprefix cli/test_,process.py copy.py resume.py kill.py))
