@@ -526,6 +526,23 @@ async def test_law_9_the_end_moves_lazily_but_lasts_nine_tenths(place: Place) ->
         assert await store.get(KEY) == {}
 
 
+async def test_law_9_max_age_over_older_data_loses_nothing_that_is_written(
+    place: Place,
+) -> None:
+    async with place.store() as store:
+        await store.put(KEY, {"n": 1})
+        await store.put(OTHER, {"n": 1})
+    place.clock.now += 1000
+    async with place.store(max_age=250) as store:
+        await store.put(KEY, {"n": 2})
+        assert await store.update(OTHER, count) == {"n": 2}
+        assert await store.get(KEY) == await store.get(OTHER) == {"n": 2}
+        place.clock.now += 249
+        assert await store.update(KEY, count) == {"n": 3}
+        place.clock.now += 1
+        assert await store.get(KEY) == await store.get(OTHER) == {}
+
+
 async def test_law_9_max_age_is_absolute(place: Place) -> None:
     async with place.store(ttl=100, max_age=250) as store:
         await store.put(KEY, {"n": 0})

@@ -58,6 +58,10 @@ class Policy:
         moved = end - record.expires_at
         return record.expires_at if 0 <= moved <= self.ttl // 10 else end
 
+    def is_too_old(self, record: Record, now: int) -> bool:
+        """Tell whether it should have ended, had it always been under this policy."""
+        return self.max_age is not None and record.created_at + self.max_age <= now
+
     def check_size(self, body: bytes) -> None:
         """Refuse a session that is too large for the store."""
         if len(body) > self.max_bytes:
@@ -85,7 +89,9 @@ def next_record(  # noqa: PLR0913 - what a record is made of
     if record is None:
         end = policy.expires_at(None, now, now) if value else now
         return Record(Version(1, token), value, b"", now, end)
-    anew = anew or record.is_gone(now)
+    # One that is too old was written without max_age: what is put in its place must not
+    # be dead from the beginning.
+    anew = anew or record.is_gone(now) or policy.is_too_old(record, now)
     created_at = now if anew else record.created_at
     return Record(
         Version(record.version.counter + 1, token),
