@@ -94,13 +94,14 @@ wheel: $(CHECK)/.ready
 
 # The simulation plays its thousands of runs on one Python, a tenth of them on the others;
 # and servers fail on one Python only, which they know nothing of. Nor need the tests that
-# start many processes, play a day, or break things on purpose be run on each. The laws
-# hold on the oldest and the newest over all servers, between them over what needs none.
+# start many processes, play a day, or break things on purpose be run on each. Frameworks,
+# the command line and the laws over servers are tried on the oldest and the newest.
 # Three processes for two cores: the tests of servers that fail wait most of their time.
 ONCE := $(addprefix --ignore=tests/,redis postgres soak nats security test_network.py \
-    test_deploy.py adapters/test_day.py $(addprefix conformance/test_,places.py wrong.py) \
+    test_deploy.py adapters/test_day.py simulation/test_mutants.py \
+    $(addprefix conformance/test_,places.py wrong.py) \
     $(addprefix cli/test_,process.py copy.py resume.py kill.py))
-BETWEEN := -k "not (Postgres or Redis or Valkey)"
+BETWEEN := --ignore=tests/adapters --ignore=tests/cli -k "not (Postgres or Redis or Valkey)"
 $(FOUND:%=tests-%): tests-%: .venv/test/%/.ready
 	@$(if $(filter-out $(MAIN),$*),SIMULATION_RUNS=15) .venv/test/$*/bin/python -m pytest \
 	    --numprocesses 3 --dist worksteal $(if $(filter-out $(MAIN),$*),$(ONCE)) \
