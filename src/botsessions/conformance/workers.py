@@ -2,9 +2,9 @@
 
 A record's value is the list of the ids of the appends that made it, eight bytes each.
 Its version says the same, how many and which was the last, so that a reader notices a
-record that was put together from two.
-Ticks are nanoseconds of the monotonic clock, which all processes of a machine share.
-Neighbours: ``contention`` and ``child`` let them work, ``history`` says what a call is.
+record that was put together from two. Ticks are nanoseconds of the monotonic clock,
+which all processes of a machine share. Neighbours: ``contention`` and ``child`` let
+them work, ``history`` says what a call is.
 """
 
 from __future__ import annotations
