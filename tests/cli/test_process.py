@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,13 +30,20 @@ STORE = {"BOTSESSIONS_STORE": "sqlite:///bot.db"}
 ESCAPE = "\x1b"
 
 
-@pytest.fixture
-def bot(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def replayed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory with a recording, and a store that has seen it."""
-    write_lines(tmp_path / "file.jsonl", [message(n, n % 500) for n in range(2_000)])
-    result = process("replay", "file.jsonl", cwd=tmp_path, environment=STORE)
+    made = tmp_path_factory.mktemp("replayed")
+    write_lines(made / "file.jsonl", [message(n, n % 500) for n in range(2_000)])
+    result = process("replay", "file.jsonl", cwd=made, environment=STORE)
     assert (result.code, result.err) == (0, "")
-    return tmp_path
+    return made
+
+
+@pytest.fixture
+def bot(replayed: Path, tmp_path: Path) -> Path:
+    """Return a copy of it, for one test alone."""
+    return shutil.copytree(replayed, tmp_path, dirs_exist_ok=True)
 
 
 def shell(
@@ -141,9 +149,16 @@ def test_a_terminal_sees_problems_beside_the_bar(bot: Path) -> None:
     assert "botsessions: line 1 malformed: " in seen
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(
-    "command", ["list --json --limit 500", "list", "stats", "--help", "list --help"]
+    ("command", "unbuffered"),
+    [
+        ("list --json --limit 500", ""),
+        ("list --json --limit 500", "1"),
+        ("list", "1"),
+        ("stats", ""),
+        ("--help", "1"),
+        ("list --help", ""),
+    ],
 )
 def test_a_reader_that_leaves_early_is_no_failure(
     bot: Path, command: str, unbuffered: str
