@@ -93,20 +93,25 @@ wheel: $(CHECK)/.ready $(PIP)/.ready
 	    assert p.Path(b.__file__).with_name('py.typed').is_file(), 'no py.typed'; \
 	    print('the wheel of', b.__version__, 'installs, imports and is typed')"
 
-# The simulation plays its thousands of runs on one Python, a tenth of them on the others;
-# and servers fail on one Python only, which they know nothing of. Nor need the tests that
-# start many processes, play a day, or break things on purpose be run on each. Frameworks,
-# the command line and the laws over servers are tried on the oldest and the newest.
+# All is tested on the oldest Python. Another one is new to the language and to asyncio, not
+# to servers that fail, to processes, to a day of traffic, or to what is broken on purpose:
+# the newest plays a part of the simulation, and leaves out what ONCE names. What both ends
+# of the range agree on, those between have to do with the laws, the engine and the store.
 # Three processes for two cores: the tests of servers that fail wait most of their time.
-ONCE := $(addprefix --ignore=tests/,redis postgres soak nats security test_network.py \
-    test_deploy.py adapters/test_day.py simulation/test_mutants.py \
-    $(addprefix conformance/test_,places.py wrong.py) \
-    $(addprefix cli/test_,process.py copy.py resume.py kill.py))
-BETWEEN := --ignore=tests/adapters --ignore=tests/cli -k "not (Postgres or Redis or Valkey)"
+ONCE := $(addprefix tests/,redis postgres soak nats security test_network.py test_deploy.py \
+    test_codec.py \
+    $(addprefix adapters/test_,day.py telebot_bots.py) \
+    $(addprefix conformance/test_,kit.py places.py wrong.py) \
+    $(addprefix simulation/test_,locks.py mutants.py replay.py) \
+    $(addprefix sqlite/test_,kill.py processes.py) \
+    $(addprefix cli/test_,process.py copy.py export.py resume.py kill.py))
+BETWEEN := $(filter-out $(ONCE),$(wildcard tests/test_*.py)) tests/simulation/test_simulation.py \
+    -k "not (Postgres or Redis or Valkey)"
+ENDS := $(firstword $(FOUND)) $(lastword $(FOUND))
 $(FOUND:%=tests-%): tests-%: .venv/test/%/.ready
 	@$(if $(filter-out $(MAIN),$*),SIMULATION_RUNS=15) .venv/test/$*/bin/python -m pytest \
-	    --numprocesses 3 --dist worksteal $(if $(filter-out $(MAIN),$*),$(ONCE)) \
-	    $(if $(filter-out $(MAIN) $(lastword $(FOUND)),$*),$(BETWEEN))
+	    --numprocesses 3 --dist worksteal \
+	    $(if $(filter $(ENDS),$*),$(if $(filter-out $(MAIN),$*),$(ONCE:%=--ignore=%)),$(BETWEEN))
 
 # The tests that aiogram, aiogram_dialog and python-telegram-bot have of their storages,
 # in memory, in a SQLite file, and but for aiogram_dialog's on servers.
