@@ -13,17 +13,16 @@ from botsessions.conformance.histories.history import (
     Call,
     Outcome,
     Verb,
-    Violation,
 )
 from botsessions.conformance.histories.judge import check_calls
 from botsessions.conformance.histories.registers import Kind, Operation
 from botsessions.conformance.histories.shrink import Shrunk, _beside, shrink
 from botsessions.conformance.histories.versions import check_versions
-from tests.conformance import test_counters, test_versions
-from tests.simulation import test_judges
+from tests.conformance import test_counters, test_lists, test_versions
+from tests.histories import Line, commit, history, load, rejects
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 GET, UPDATE, PUT, DELETE = Verb.GET, Verb.UPDATE, Verb.PUT, Verb.DELETE
 FAILED, UNKNOWN = Outcome.FAILED, Outcome.UNKNOWN
@@ -33,17 +32,9 @@ def ids(shrunk: Shrunk[Call]) -> list[int]:
     return [call.id for call in shrunk.calls]
 
 
-def rejects(judge: Callable[[Any], object], calls: Sequence[Any]) -> bool:
-    try:
-        judge(calls)
-    except Violation:
-        return True
-    return False
-
-
 def long_list(count: int) -> list[Call]:
     """Return updates one after the other, a read behind each."""
-    lines: list[test_judges.Line] = []
+    lines: list[Line] = []
     content: tuple[int, ...] = ()
     for number in range(1, 2 * count, 2):
         content = (*content, number)
@@ -51,7 +42,7 @@ def long_list(count: int) -> list[Call]:
             (UPDATE, 2 * number, 2 * number + 1, content),
             (GET, 2 * number + 2, 2 * number + 3, content),
         ]
-    return test_judges.history(*lines)
+    return history(*lines)
 
 
 def test_a_lost_update_is_two_calls() -> None:
@@ -78,7 +69,7 @@ def test_a_stale_read_is_the_read_and_what_it_missed() -> None:
 
 
 def test_the_only_one_that_could_explain_it_is_kept() -> None:
-    calls = test_judges.history(
+    calls = history(
         (PUT, 1, 2, None),
         (DELETE, 3, 4, None),
         (PUT, 5, 6, None),
@@ -101,16 +92,14 @@ def test_a_change_that_was_said_to_have_failed_is_kept() -> None:
 
 
 def test_a_counter_that_lost_one_is_two_calls() -> None:
-    calls = test_counters.history(
-        *[(UPDATE, 2 * n, 2 * n + 1, n) for n in range(1, 200)]
-    )
+    calls = history(*[(UPDATE, 2 * n, 2 * n + 1, n) for n in range(1, 200)])
     calls.append(copy.copy(calls[150]))
     calls[-1].id = 999
     assert ids(shrink(calls, check_calls)) == [151, 999]
 
 
 def test_a_count_that_nobody_made_keeps_who_could_have() -> None:
-    calls = test_counters.history(
+    calls = history(
         (UPDATE, 1, 2, 1),
         (UPDATE, 3, 4, FAILED),
         (UPDATE, 5, 6, 2),
@@ -123,28 +112,25 @@ def test_a_count_that_nobody_made_keeps_who_could_have() -> None:
 
 def test_two_commits_on_one_version_are_two() -> None:
     names = [None, *range(1, 300)]
-    operations = [
-        test_versions.commit(3 * i, 3 * i + 1, names[i], names[i + 1])
-        for i in range(299)
-    ]
-    operations += [test_versions.load(3 * i + 2, 3 * i + 2, i + 1) for i in range(299)]
-    lost = test_versions.commit(601, 604, 200, "lost")
+    operations = [commit(3 * i, 3 * i + 1, names[i], names[i + 1]) for i in range(299)]
+    operations += [load(3 * i + 2, 3 * i + 2, i + 1) for i in range(299)]
+    lost = commit(601, 604, 200, "lost")
     shrunk = shrink([*operations, lost], check_versions)
     assert shrunk.calls == (operations[200], lost)
     # The other is kept as well when a load alone gives it away.
-    lost = test_versions.commit(601, 604, 200, "lost", None)
-    seen = test_versions.load(605, 606, "lost")
+    lost = commit(601, 604, 200, "lost", None)
+    seen = load(605, 606, "lost")
     shrunk = shrink([*operations, lost, seen], check_versions)
     assert {operations[200], lost} <= set(shrunk.calls)
 
 
 def test_what_says_which_version_came_first_is_kept() -> None:
-    replaced = test_versions.commit(3, 4, "a", "b", None)
+    replaced = commit(3, 4, "a", "b", None)
     operations = [
-        test_versions.commit(1, 2, None, "a"),
+        commit(1, 2, None, "a"),
         replaced,
-        test_versions.load(5, 6, "b"),
-        test_versions.load(7, 8, "a"),
+        load(5, 6, "b"),
+        load(7, 8, "a"),
     ]
     shrunk = shrink(operations, check_versions)
     assert replaced in shrunk.calls
@@ -153,7 +139,7 @@ def test_what_says_which_version_came_first_is_kept() -> None:
 
 def test_only_the_key_at_fault_is_looked_at() -> None:
     calls = long_list(5)
-    calls += test_judges.history(*[(GET, 0, 0, None)] * 99, (DELETE, 98, 99, None))[99:]
+    calls += history(*[(GET, 0, 0, None)] * 99, (DELETE, 98, 99, None))[99:]
     other = [copy.copy(call) for call in long_list(5)]
     for call in other:
         call.key, call.id = "other", call.id + 200
@@ -178,7 +164,7 @@ def test_it_ends_in_time_with_what_it_has() -> None:
 
 
 KINDS: list[tuple[Any, Callable[[Any], object]]] = [
-    (test_judges, check_calls),
+    (test_lists, check_calls),
     (test_counters, check_calls),
     (test_versions, check_versions),
 ]

@@ -18,8 +18,7 @@ from botsessions.conformance.histories.timeline import (
     timeline,
 )
 from botsessions.record import Version
-from tests.conformance.test_versions import commit, load
-from tests.simulation import test_judges
+from tests.histories import commit, history, load
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = (
@@ -132,7 +131,7 @@ def test_the_key_is_told_where_there_are_several() -> None:
 
 
 def test_calls_and_operations_become_bars() -> None:
-    (call,) = test_judges.history((Verb.UPDATE, 1, 2, (1,)))
+    (call,) = history((Verb.UPDATE, 1, 2, (1,)))
     call.process = "w"
     counted = Call(2, "key", Verb.GET, 3, returned=4, outcome=Outcome.DONE, count=7)
     failed = Call(
@@ -189,7 +188,7 @@ def test_nothing_is_a_timeline_too() -> None:
 
 
 def test_a_rejected_history_is_explained_on_a_page() -> None:
-    calls = test_judges.history(
+    calls = history(
         (Verb.UPDATE, 1, 2, (1,)),
         (Verb.UPDATE, 3, 5, (1, 2)),
         (Verb.GET, 3, 4, (1,)),
