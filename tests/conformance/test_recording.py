@@ -154,8 +154,9 @@ def test_ids_of_workers_differ() -> None:
             history.begin("key", Verb.GET)
     ids = [call.id for history in histories for call in history.calls]
     assert sorted(ids) == list(range(1, 13))
-    with pytest.raises(ValueError, match="1 or more"):
-        History(first=0)
+    for first, stride in ((0, 1), (1, 0), (4, 3)):
+        with pytest.raises(ValueError, match="1 or more"):
+            History(first=first, stride=stride)
 
 
 def test_calls_come_back_from_their_lines() -> None:

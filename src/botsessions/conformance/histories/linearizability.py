@@ -19,6 +19,7 @@ from botsessions.conformance.histories.history import (
     Outcome,
     Verb,
     Violation,
+    require_one_key,
 )
 
 if TYPE_CHECKING:
@@ -34,11 +35,12 @@ class UndecidedError(Exception):
 def check_linearizable(
     calls: Sequence[Call], *, expiring: bool = False, budget: int = 100_000
 ) -> None:
-    """Raise ``Violation`` unless some order of these calls explains all answers.
+    """Raise ``Violation`` unless some order of these calls of one key explains them.
 
     ``expiring`` allows a session to vanish by itself. ``budget`` bounds the states to
     be tried (``UndecidedError``).
     """
+    require_one_key(calls)
     search = _Search(calls, expiring=expiring)
     if not search.succeeds(budget):
         raise Violation(
