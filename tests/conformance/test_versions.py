@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from botsessions.conformance.histories.history import Violation
-from botsessions.conformance.histories.linearizability import UndecidedError
 from botsessions.conformance.histories.registers import Kind, Operation, check_register
+from botsessions.conformance.histories.search import UndecidedError
 from botsessions.conformance.histories.versions import check_versions
 from botsessions.record import Version
 from tests.histories import commit, explained, load, rejects
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Sequence
 
 
 TRUE = {
@@ -178,11 +178,15 @@ def test_each_key_is_judged_alone() -> None:
         check_versions(one + other)
 
 
-def test_a_key_may_have_had_a_version_before() -> None:
-    operations = [load(1, 2, "a"), commit(3, 4, "a", "b")]
-    check_versions(operations, start={"key": "a"})
+@pytest.mark.parametrize("judge", [check_versions, check_register])
+def test_each_key_has_a_start_of_its_own(judge: Callable[..., None]) -> None:
+    operations = [load(1, 2, "a"), dataclasses.replace(load(1, 2, "b"), key="other")]
+    judge(
+        [*operations, dataclasses.replace(load(1, 2, None), key="third")],
+        start={"key": "a", "other": "b"},
+    )
     with pytest.raises(Violation):
-        check_versions(operations)
+        judge(operations, start={"key": "a", "other": "a"})
 
 
 @pytest.mark.parametrize(

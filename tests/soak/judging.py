@@ -23,11 +23,9 @@ from botsessions.conformance.histories.history import (
     Verb,
     Violation,
 )
-from botsessions.conformance.histories.linearizability import (
-    UndecidedError,
-    check_linearizable,
-)
+from botsessions.conformance.histories.linearizability import check_linearizable
 from botsessions.conformance.histories.order import check_order
+from botsessions.conformance.histories.search import UndecidedError
 from tests.soak.journal import MILLISECOND, Kind, kind_of
 
 if TYPE_CHECKING:

@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING
 
 from botsessions.conformance.histories.counters import check_counter
 from botsessions.conformance.histories.history import by_key
-from botsessions.conformance.histories.linearizability import (
-    UndecidedError,
-    check_linearizable,
-)
+from botsessions.conformance.histories.linearizability import check_linearizable
 from botsessions.conformance.histories.order import check_order
+from botsessions.conformance.histories.search import UndecidedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

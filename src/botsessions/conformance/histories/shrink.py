@@ -31,8 +31,8 @@ from botsessions.conformance.histories.history import (
     Violation,
     by_key,
 )
-from botsessions.conformance.histories.linearizability import UndecidedError
 from botsessions.conformance.histories.registers import Kind, Operation
+from botsessions.conformance.histories.search import UndecidedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Sequence
