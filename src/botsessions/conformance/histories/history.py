@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import itertools
+import re
 import sys
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
@@ -27,6 +28,9 @@ class _HasKey(Protocol):
 
 _Keyed = TypeVar("_Keyed", bound=_HasKey)
 Ids: TypeAlias = tuple[int, ...]
+
+# What ``Shape`` makes of ids.
+_FLAT = re.compile(r"(-?[0-9]{1,20} )*")
 
 # The return time of a call that may take effect at any later moment.
 NEVER = sys.maxsize
@@ -216,10 +220,13 @@ class Shape:
 
 def ids_of(session: Mapping[Any, Any]) -> Ids:
     """Return the content of a session; a missing one has none."""
-    ids = session.get("ids", ())
-    if session.keys() - {"ids"}:
-        raise Violation(f"a session holds what nobody wrote: {dict(session)!r}")
-    return tuple(map(int, ids.split() if isinstance(ids, str) else ids))
+    ids = session.get("ids", [])
+    if session.keys() <= {"ids"}:
+        if isinstance(ids, str) and _FLAT.fullmatch(ids):
+            return tuple(map(int, ids.split()))
+        if isinstance(ids, list) and all(type(number) is int for number in ids):
+            return tuple(ids)
+    raise Violation(f"a session holds what nobody wrote: {dict(session)!r}")
 
 
 def shown(ids: Ids) -> str:
