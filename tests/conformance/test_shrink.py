@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import random
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,16 +15,19 @@ from botsessions.conformance.histories.history import (
     Call,
     Outcome,
     Verb,
+    Violation,
 )
 from botsessions.conformance.histories.judge import check_calls
-from botsessions.conformance.histories.registers import Kind, Operation
+from botsessions.conformance.histories.registers import Kind, Operation, check_register
+from botsessions.conformance.histories.search import UndecidedError
 from botsessions.conformance.histories.shrink import Shrunk, _beside, shrink
+from botsessions.conformance.histories.timeline import explain
 from botsessions.conformance.histories.versions import check_versions
 from tests.conformance import test_counters, test_lists, test_versions
 from tests.histories import Line, commit, history, load, rejects
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 GET, UPDATE, PUT, DELETE = Verb.GET, Verb.UPDATE, Verb.PUT, Verb.DELETE
 FAILED, UNKNOWN = Outcome.FAILED, Outcome.UNKNOWN
@@ -52,12 +57,12 @@ def test_a_lost_update_is_two_calls() -> None:
     shrunk = shrink(calls, check_calls)
     assert ids(shrunk) == [121, 122]
     assert [call in calls for call in shrunk.calls] == [True, True]
-    assert shrunk.is_smallest
+    assert shrunk.is_finished
     assert rejects(check_calls, shrunk.history)
     assert "a lost update" in str(shrunk.violation)
     assert set(shrunk.violation.calls) == set(shrunk.calls)
     assert shrunk.steps[0] == str(calls[120])
-    assert "others beside them" in shrunk.steps[-1]
+    assert "whatever became of the 60 other changes beside them" in shrunk.steps[-1]
 
 
 def test_a_stale_read_is_the_read_and_what_it_missed() -> None:
@@ -107,7 +112,13 @@ def test_a_count_that_nobody_made_keeps_who_could_have() -> None:
         (UPDATE, 9, 10, UNKNOWN),
         (UPDATE, 11, 12, 5),
     )
-    assert ids(shrink(calls, check_calls)) == [2, 4, 5]
+    shrunk = shrink(calls, check_calls)
+    assert ids(shrunk) == [2, 4, 5]
+    # With other counts they could have made it.
+    assert "made the counts that they were told" in shrunk.steps[-1]
+    words = " ".join(re.sub("<[^>]+>", " ", explain(calls, check_calls)).split())
+    assert "made the counts that they were told" in words
+    assert "whatever became" not in words
 
 
 def test_two_commits_on_one_version_are_two() -> None:
@@ -154,12 +165,27 @@ def test_a_true_history_is_not_shrunk() -> None:
         shrink(long_list(3), check_calls)
 
 
+def test_what_the_judge_gives_up_is_not_shrunk() -> None:
+    def judge(calls: Sequence[Operation]) -> None:
+        """Give up on the key that is hard, unless another is wrong before."""
+        if rejects(check_register, [one for one in calls if one.key == "key"]):
+            raise Violation("names nobody")
+        if any(one.key == "hard" for one in calls):
+            raise UndecidedError
+
+    wrong = [load(1, 2, "a")]
+    hard = [dataclasses.replace(load(1, 2, None), key="hard")]
+    with pytest.raises(UndecidedError):
+        shrink(hard, judge)
+    assert shrink([*hard, *wrong], judge).calls == tuple(wrong)
+
+
 def test_it_ends_in_time_with_what_it_has() -> None:
     calls = long_list(30)
     calls[30].outcome, calls[30].saw = FAILED, None
     clock = iter(range(1000))
     shrunk = shrink(calls, check_calls, seconds=0, timer=lambda: next(clock))
-    assert not shrunk.is_smallest
+    assert not shrunk.is_finished
     assert rejects(check_calls, shrunk.history)
 
 
@@ -184,6 +210,13 @@ def test_no_part_of_a_true_history_is_rejected(
             judge(sorted(part, key=lambda call: call.called))
 
 
+def forgotten(call: Call | Operation) -> Call | Operation:
+    """Return a change of which nothing is known at all."""
+    if isinstance(call, Operation):
+        return dataclasses.replace(call, outcome=None)
+    return dataclasses.replace(call, outcome=UNKNOWN, count=None, saw=None)
+
+
 @pytest.mark.parametrize(("kind", "judge"), KINDS)
 def test_what_is_left_is_rejected_and_happened(
     kind: Any, judge: Callable[[Any], object]
@@ -200,6 +233,9 @@ def test_what_is_left_is_rejected_and_happened(
         assert all(id(call) in happened for call in shrunk.calls), f"seed {seed}"
         assert all(id(call) not in happened for call in shrunk.beside), f"seed {seed}"
         assert shrunk.calls, f"seed {seed}"
+        free = [forgotten(call) for call in shrunk.beside]
+        if not rejects(judge, [*shrunk.calls, *free]):
+            assert "whatever became" not in str(shrunk), f"seed {seed}"
         sizes.append(len(shrunk.calls))
     assert len(sizes) > 15
     assert sorted(sizes)[len(sizes) // 2] <= 3

@@ -67,6 +67,13 @@ def test_workers_have_lanes_in_the_order_of_their_numbers() -> None:
     assert names == ["worker 2", "worker 9", "worker 10"]
 
 
+def test_lanes_may_have_any_number() -> None:
+    names = ["worker 7", "worker 007x", "worker 08", "worker " + "1" * 5000]
+    svg = timeline([span(name, n, n + 1) for n, name in enumerate(reversed(names))])
+    shown = [text for text in texts(svg) if text.startswith("worker")]
+    assert [text[:11] for text in shown] == [name[:11] for name in names]
+
+
 def test_texts_of_one_row_never_meet() -> None:
     many = [
         span("w", 3 * n, 3 * n + 2, answered="x" * (n * 7 % 60)) for n in range(1, 30)
@@ -181,6 +188,23 @@ def test_long_texts_are_cut_and_whole_on_demand() -> None:
     assert len(label) < 96
     assert long in svg  # as a tooltip
     assert float(ET.fromstring(svg).get("width", "0")) < 1200  # noqa: S314 - our own
+
+
+def test_marks_that_take_no_room_are_cut_too() -> None:
+    svg = timeline([span("w", 1, 2, answered="e" + "\u0301" * 200_000)])
+    assert max(map(len, texts(svg))) < 500
+
+
+def test_a_note_is_wrapped_where_it_ends() -> None:
+    words = ["日本" * 9, "Nihon", "本" * 500] * 5
+    svg = timeline([span("w", 1, 2)], note=" ".join(words))
+    lines = [element.text or "" for element in drawn(svg, "text", "faint")]
+    note = lines[: lines.index("moment")]
+    assert "".join(note).replace(" ", "") == "".join(words)
+    width = float(ET.fromstring(svg).get("width", "0"))  # noqa: S314 - our own
+    for line in note:
+        columns = sum(1 + (character in "日本") for character in line)
+        assert columns * 7.3 < width
 
 
 def test_nothing_is_a_timeline_too() -> None:
