@@ -104,11 +104,9 @@ def _check_real_time(counter: _Counter) -> None:
                         call,
                         latest,
                     )
-            latest = max(
-                [*([] if latest is None else [latest]), *step],
-                key=lambda call: call.called,
-                default=None,
-            )
+            for call in step:
+                if latest is None or call.called > latest.called:
+                    latest = call
 
 
 def _check_gaps(counter: _Counter) -> None:
