@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def check_counter(
     calls: Sequence[Call], *, start: int = 0, final: int | None = None
 ) -> None:
-    """Raise ``Violation`` unless some order of these calls of one key explains them.
+    """Raise ``Violation`` unless some order of calls explains all counts of one key.
 
     ``calls`` are updates that add one (each answers the ``count`` that it made) and
     reads. A failed one added nothing; one of unknown outcome added one, at

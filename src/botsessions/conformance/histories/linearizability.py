@@ -29,7 +29,7 @@ _ABSENT: Ids = ()
 def check_linearizable(
     calls: Sequence[Call], *, expiring: bool = False, budget: int = 100_000
 ) -> None:
-    """Raise ``Violation`` unless some order of these calls of one key explains them.
+    """Raise ``Violation`` unless some order explains all answers for one key.
 
     ``expiring`` allows a session to vanish by itself. ``budget`` bounds the states to
     be tried (``UndecidedError``).
