@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,10 @@ from botsessions.conformance.histories.history import (
     Call,
     History,
     Outcome,
+    Shape,
     Verb,
     Violation,
+    ids_of,
 )
 from botsessions.conformance.histories.judge import check_calls
 from botsessions.conformance.histories.recording import (
@@ -147,6 +150,21 @@ async def test_what_the_recorder_did_not_write_is_a_violation() -> None:
                 await verb
 
 
+@pytest.mark.parametrize(
+    "ids", [[1.9], ["1"], [True], ["x"], 7, None, "x", "1", "1  2 ", "1_0 ", (1,)]
+)
+def test_ids_that_nobody_wrote_are_a_violation(ids: object) -> None:
+    with pytest.raises(Violation, match="what nobody wrote"):
+        ids_of({"ids": ids})
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_ids_are_as_they_were_written(*, flat: bool) -> None:
+    for ids in ((), (1,), (12, 3, 2**63)):
+        assert ids_of(Shape(flat=flat).session(*ids)) == ids
+    assert ids_of({}) == ()
+
+
 def test_ids_of_workers_differ() -> None:
     histories = [History(first=n, stride=3) for n in (1, 2, 3)]
     for history in histories:
@@ -154,8 +172,9 @@ def test_ids_of_workers_differ() -> None:
             history.begin("key", Verb.GET)
     ids = [call.id for history in histories for call in history.calls]
     assert sorted(ids) == list(range(1, 13))
-    with pytest.raises(ValueError, match="1 or more"):
-        History(first=0)
+    for first, stride in ((0, 1), (1, 0), (4, 3)):
+        with pytest.raises(ValueError, match="1 or more"):
+            History(first=first, stride=stride)
 
 
 def test_calls_come_back_from_their_lines() -> None:
@@ -176,6 +195,7 @@ def test_operations_come_back_from_their_lines() -> None:
             "k", "w", Kind.COMMIT, Version(1, -5), Version(2, 2**62), False, 3, 4
         ),
         Operation("k", "w", Kind.PUT, None, "text", None, 5, excused=True),
+        Operation("k", "w", Kind.PUT, "never", NEVER, True, 6, 7),
     ]
     back = loads(dumps(operations), Operation)
     assert back == operations
@@ -256,8 +276,9 @@ class Scripted:
 
     concurrent_batches = 3
 
-    def __init__(self, answer: Sequence[Landed] | Exception) -> None:
+    def __init__(self, answer: Sequence[Landed] | Exception, now: int = 0) -> None:
         self.answer = answer
+        self.now = now
         self.opened = 0
 
     async def open(self) -> None:
@@ -270,7 +291,7 @@ class Scripted:
         if isinstance(self.answer, Exception):
             raise self.answer
         return Loaded(
-            0, [BackendError("damaged") if k == "bad" else None for k in keys]
+            self.now, [BackendError("damaged") if k == "bad" else None for k in keys]
         )
 
     async def commit(self, writes: Sequence[Write]) -> Sequence[Landed]:
@@ -310,6 +331,38 @@ async def test_a_write_that_came_too_late_says_nothing_of_versions() -> None:
     assert await answers([False], [write(1, 50)], now=50) == [(False, True, False)]
     assert await answers([False], [write(1, 51)], now=50) == [(False, False, False)]
     assert await answers([True], [write(1, 50)], now=50) == [(True, False, False)]
+
+
+@pytest.mark.parametrize(("not_after", "late"), [(1049, True), (1060, False)])
+async def test_whether_it_came_too_late_is_told_by_the_clock_of_the_backend(
+    not_after: int, *, late: bool
+) -> None:
+    operations: list[Operation] = []
+    clock = iter([50, 99])  # when it asks for the load, and at the answer to the write
+    backend = RecordedBackend(
+        Scripted([False], now=1000), operations, now=lambda: next(clock)
+    )
+    await backend.load(["good"])
+    await backend.commit([write(1, not_after)])
+    assert operations[1].excused is late
+
+
+async def test_operations_of_two_threads_do_not_mix() -> None:
+    operations: list[Operation] = []
+
+    def other() -> None:
+        backend = RecordedBackend(Scripted([]), operations, "other")
+        asyncio.run(backend.load(["b"]))
+
+    def tick() -> int:
+        """Let the other thread come in between."""
+        if not operations:
+            with ThreadPoolExecutor() as pool:
+                pool.submit(other).result()
+        return 1
+
+    await RecordedBackend(Scripted([]), operations, "one", tick=tick).load(["a"])
+    assert [one.outcome for one in operations] == [True, True]
 
 
 async def test_an_error_stands_for_all_writes() -> None:

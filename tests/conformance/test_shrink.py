@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import random
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,11 +18,13 @@ from botsessions.conformance.histories.history import (
     Violation,
 )
 from botsessions.conformance.histories.judge import check_calls
-from botsessions.conformance.histories.registers import Kind, Operation
+from botsessions.conformance.histories.registers import Kind, Operation, check_register
+from botsessions.conformance.histories.search import UndecidedError
 from botsessions.conformance.histories.shrink import Shrunk, _beside, shrink
+from botsessions.conformance.histories.timeline import explain
 from botsessions.conformance.histories.versions import check_versions
-from tests.conformance import test_counters, test_versions
-from tests.simulation import test_judges
+from tests.conformance import test_counters, test_lists, test_versions
+from tests.histories import Line, commit, history, load, rejects, tied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,17 +37,9 @@ def ids(shrunk: Shrunk[Call]) -> list[int]:
     return [call.id for call in shrunk.calls]
 
 
-def rejects(judge: Callable[[Any], object], calls: Sequence[Any]) -> bool:
-    try:
-        judge(calls)
-    except Violation:
-        return True
-    return False
-
-
 def long_list(count: int) -> list[Call]:
     """Return updates one after the other, a read behind each."""
-    lines: list[test_judges.Line] = []
+    lines: list[Line] = []
     content: tuple[int, ...] = ()
     for number in range(1, 2 * count, 2):
         content = (*content, number)
@@ -51,7 +47,7 @@ def long_list(count: int) -> list[Call]:
             (UPDATE, 2 * number, 2 * number + 1, content),
             (GET, 2 * number + 2, 2 * number + 3, content),
         ]
-    return test_judges.history(*lines)
+    return history(*lines)
 
 
 def test_a_lost_update_is_two_calls() -> None:
@@ -61,12 +57,12 @@ def test_a_lost_update_is_two_calls() -> None:
     shrunk = shrink(calls, check_calls)
     assert ids(shrunk) == [121, 122]
     assert [call in calls for call in shrunk.calls] == [True, True]
-    assert shrunk.is_smallest
+    assert shrunk.is_finished
     assert rejects(check_calls, shrunk.history)
     assert "a lost update" in str(shrunk.violation)
     assert set(shrunk.violation.calls) == set(shrunk.calls)
     assert shrunk.steps[0] == str(calls[120])
-    assert "others beside them" in shrunk.steps[-1]
+    assert "whatever became of the 60 other changes beside them" in shrunk.steps[-1]
 
 
 def test_a_stale_read_is_the_read_and_what_it_missed() -> None:
@@ -78,7 +74,7 @@ def test_a_stale_read_is_the_read_and_what_it_missed() -> None:
 
 
 def test_the_only_one_that_could_explain_it_is_kept() -> None:
-    calls = test_judges.history(
+    calls = history(
         (PUT, 1, 2, None),
         (DELETE, 3, 4, None),
         (PUT, 5, 6, None),
@@ -101,16 +97,14 @@ def test_a_change_that_was_said_to_have_failed_is_kept() -> None:
 
 
 def test_a_counter_that_lost_one_is_two_calls() -> None:
-    calls = test_counters.history(
-        *[(UPDATE, 2 * n, 2 * n + 1, n) for n in range(1, 200)]
-    )
+    calls = history(*[(UPDATE, 2 * n, 2 * n + 1, n) for n in range(1, 200)])
     calls.append(copy.copy(calls[150]))
     calls[-1].id = 999
     assert ids(shrink(calls, check_calls)) == [151, 999]
 
 
 def test_a_count_that_nobody_made_keeps_who_could_have() -> None:
-    calls = test_counters.history(
+    calls = history(
         (UPDATE, 1, 2, 1),
         (UPDATE, 3, 4, FAILED),
         (UPDATE, 5, 6, 2),
@@ -118,33 +112,36 @@ def test_a_count_that_nobody_made_keeps_who_could_have() -> None:
         (UPDATE, 9, 10, UNKNOWN),
         (UPDATE, 11, 12, 5),
     )
-    assert ids(shrink(calls, check_calls)) == [2, 4, 5]
+    shrunk = shrink(calls, check_calls)
+    assert ids(shrunk) == [2, 4, 5]
+    # With other counts they could have made it.
+    assert "made the counts that they were told" in shrunk.steps[-1]
+    words = " ".join(re.sub("<[^>]+>", " ", explain(calls, check_calls)).split())
+    assert "made the counts that they were told" in words
+    assert "whatever became" not in words
 
 
 def test_two_commits_on_one_version_are_two() -> None:
     names = [None, *range(1, 300)]
-    operations = [
-        test_versions.commit(3 * i, 3 * i + 1, names[i], names[i + 1])
-        for i in range(299)
-    ]
-    operations += [test_versions.load(3 * i + 2, 3 * i + 2, i + 1) for i in range(299)]
-    lost = test_versions.commit(601, 604, 200, "lost")
+    operations = [commit(3 * i, 3 * i + 1, names[i], names[i + 1]) for i in range(299)]
+    operations += [load(3 * i + 2, 3 * i + 2, i + 1) for i in range(299)]
+    lost = commit(601, 604, 200, "lost")
     shrunk = shrink([*operations, lost], check_versions)
     assert shrunk.calls == (operations[200], lost)
     # The other is kept as well when a load alone gives it away.
-    lost = test_versions.commit(601, 604, 200, "lost", None)
-    seen = test_versions.load(605, 606, "lost")
+    lost = commit(601, 604, 200, "lost", None)
+    seen = load(605, 606, "lost")
     shrunk = shrink([*operations, lost, seen], check_versions)
     assert {operations[200], lost} <= set(shrunk.calls)
 
 
 def test_what_says_which_version_came_first_is_kept() -> None:
-    replaced = test_versions.commit(3, 4, "a", "b", None)
+    replaced = commit(3, 4, "a", "b", None)
     operations = [
-        test_versions.commit(1, 2, None, "a"),
+        commit(1, 2, None, "a"),
         replaced,
-        test_versions.load(5, 6, "b"),
-        test_versions.load(7, 8, "a"),
+        load(5, 6, "b"),
+        load(7, 8, "a"),
     ]
     shrunk = shrink(operations, check_versions)
     assert replaced in shrunk.calls
@@ -153,7 +150,7 @@ def test_what_says_which_version_came_first_is_kept() -> None:
 
 def test_only_the_key_at_fault_is_looked_at() -> None:
     calls = long_list(5)
-    calls += test_judges.history(*[(GET, 0, 0, None)] * 99, (DELETE, 98, 99, None))[99:]
+    calls += history(*[(GET, 0, 0, None)] * 99, (DELETE, 98, 99, None))[99:]
     other = [copy.copy(call) for call in long_list(5)]
     for call in other:
         call.key, call.id = "other", call.id + 200
@@ -168,17 +165,32 @@ def test_a_true_history_is_not_shrunk() -> None:
         shrink(long_list(3), check_calls)
 
 
+def test_what_the_judge_gives_up_is_not_shrunk() -> None:
+    def judge(calls: Sequence[Operation]) -> None:
+        """Give up on the key that is hard, unless another is wrong before."""
+        if rejects(check_register, [one for one in calls if one.key == "key"]):
+            raise Violation("names nobody")
+        if any(one.key == "hard" for one in calls):
+            raise UndecidedError
+
+    wrong = [load(1, 2, "a")]
+    hard = [dataclasses.replace(load(1, 2, None), key="hard")]
+    with pytest.raises(UndecidedError):
+        shrink(hard, judge)
+    assert shrink([*hard, *wrong], judge).calls == tuple(wrong)
+
+
 def test_it_ends_in_time_with_what_it_has() -> None:
     calls = long_list(30)
     calls[30].outcome, calls[30].saw = FAILED, None
     clock = iter(range(1000))
-    shrunk = shrink(calls, check_calls, seconds=2, timer=lambda: next(clock))
-    assert not shrunk.is_smallest
+    shrunk = shrink(calls, check_calls, seconds=0, timer=lambda: next(clock))
+    assert not shrunk.is_finished
     assert rejects(check_calls, shrunk.history)
 
 
 KINDS: list[tuple[Any, Callable[[Any], object]]] = [
-    (test_judges, check_calls),
+    (test_lists, check_calls),
     (test_counters, check_calls),
     (test_versions, check_versions),
 ]
@@ -191,11 +203,20 @@ def test_no_part_of_a_true_history_is_rejected(
     for seed in range(80):
         rng = random.Random(f"part {seed}")
         calls = kind.true_history(rng, rng.randint(1, 5), rng.randint(5, 40))
+        calls = tied(rng, calls)
         for share in (0.1, 0.5, 0.9):
             kept = {i for i in range(len(calls)) if rng.random() < share}
             part = [calls[i] for i in kept]
             part += _beside(calls, kept).values()
-            judge(sorted(part, key=lambda call: call.called))
+            part.sort(key=lambda call: call.called)
+            assert not rejects(judge, part), f"seed {seed}, {share}"
+
+
+def forgotten(call: Call | Operation) -> Call | Operation:
+    """Return a change of which nothing is known at all."""
+    if isinstance(call, Operation):
+        return dataclasses.replace(call, outcome=None)
+    return dataclasses.replace(call, outcome=UNKNOWN, count=None, saw=None)
 
 
 @pytest.mark.parametrize(("kind", "judge"), KINDS)
@@ -205,7 +226,7 @@ def test_what_is_left_is_rejected_and_happened(
     sizes = []
     for seed in range(60):
         rng = random.Random(f"changed {seed}")
-        calls = kind.changed(rng, kind.true_history(rng, 4, 30))
+        calls = tied(rng, kind.changed(rng, kind.true_history(rng, 4, 30)))
         if not rejects(judge, calls):
             continue
         shrunk = shrink(calls, judge)
@@ -214,6 +235,9 @@ def test_what_is_left_is_rejected_and_happened(
         assert all(id(call) in happened for call in shrunk.calls), f"seed {seed}"
         assert all(id(call) not in happened for call in shrunk.beside), f"seed {seed}"
         assert shrunk.calls, f"seed {seed}"
+        free = [forgotten(call) for call in shrunk.beside]
+        if not rejects(judge, [*shrunk.calls, *free]):
+            assert "whatever became" not in str(shrunk), f"seed {seed}"
         sizes.append(len(shrunk.calls))
     assert len(sizes) > 15
     assert sorted(sizes)[len(sizes) // 2] <= 3

@@ -18,8 +18,7 @@ from botsessions.conformance.histories.timeline import (
     timeline,
 )
 from botsessions.record import Version
-from tests.conformance.test_versions import commit, load
-from tests.simulation import test_judges
+from tests.histories import commit, history, load
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = (
@@ -66,6 +65,13 @@ def test_workers_have_lanes_in_the_order_of_their_numbers() -> None:
     svg = timeline([span(f"worker {n}", n, n + 1) for n in (10, 9, 2)])
     names = [text for text in texts(svg) if text.startswith("worker")]
     assert names == ["worker 2", "worker 9", "worker 10"]
+
+
+def test_lanes_may_have_any_number() -> None:
+    names = ["worker 7", "worker 007x", "worker 08", "worker " + "1" * 5000]
+    svg = timeline([span(name, n, n + 1) for n, name in enumerate(reversed(names))])
+    shown = [text for text in texts(svg) if text.startswith("worker")]
+    assert [text[:11] for text in shown] == [name[:11] for name in names]
 
 
 def test_texts_of_one_row_never_meet() -> None:
@@ -132,7 +138,7 @@ def test_the_key_is_told_where_there_are_several() -> None:
 
 
 def test_calls_and_operations_become_bars() -> None:
-    (call,) = test_judges.history((Verb.UPDATE, 1, 2, (1,)))
+    (call,) = history((Verb.UPDATE, 1, 2, (1,)))
     call.process = "w"
     counted = Call(2, "key", Verb.GET, 3, returned=4, outcome=Outcome.DONE, count=7)
     failed = Call(
@@ -184,12 +190,29 @@ def test_long_texts_are_cut_and_whole_on_demand() -> None:
     assert float(ET.fromstring(svg).get("width", "0")) < 1200  # noqa: S314 - our own
 
 
+def test_marks_that_take_no_room_are_cut_too() -> None:
+    svg = timeline([span("w", 1, 2, answered="e" + "\u0301" * 200_000)])
+    assert max(map(len, texts(svg))) < 500
+
+
+def test_a_note_is_wrapped_where_it_ends() -> None:
+    words = ["日本" * 9, "Nihon", "本" * 500] * 5
+    svg = timeline([span("w", 1, 2)], note=" ".join(words))
+    lines = [element.text or "" for element in drawn(svg, "text", "faint")]
+    note = lines[: lines.index("moment")]
+    assert "".join(note).replace(" ", "") == "".join(words)
+    width = float(ET.fromstring(svg).get("width", "0"))  # noqa: S314 - our own
+    for line in note:
+        columns = sum(1 + (character in "日本") for character in line)
+        assert columns * 7.3 < width
+
+
 def test_nothing_is_a_timeline_too() -> None:
     assert drawn(timeline([]), "rect", "done") == []
 
 
 def test_a_rejected_history_is_explained_on_a_page() -> None:
-    calls = test_judges.history(
+    calls = history(
         (Verb.UPDATE, 1, 2, (1,)),
         (Verb.UPDATE, 3, 5, (1, 2)),
         (Verb.GET, 3, 4, (1,)),

@@ -5,36 +5,27 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from botsessions.conformance.histories.history import Violation
-from botsessions.conformance.histories.linearizability import UndecidedError
 from botsessions.conformance.histories.registers import Kind, Operation, check_register
+from botsessions.conformance.histories.search import UndecidedError
 from botsessions.conformance.histories.versions import check_versions
 from botsessions.record import Version
+from tests.histories import commit, explained, load, rejects, tied
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Sequence
 
 
-def load(called: int, returned: int, version: Hashable) -> Operation:
-    return Operation("key", "w", Kind.LOAD, None, version, True, called, returned)
-
-
-def commit(
-    called: int,
-    returned: int,
-    expected: Hashable,
-    version: Hashable,
-    *outcome: bool | None,
-    excused: bool = False,
-) -> Operation:
-    answer = outcome[0] if outcome else True
-    return Operation(
-        "key", "w", Kind.COMMIT, expected, version, answer, called, returned, excused
-    )
+def has_copies(operations: Sequence[Operation]) -> bool:
+    """Tell whether a commit was told that it landed, and had been sent before."""
+    commits = [one for one in operations if one.kind is Kind.COMMIT]
+    sent = Counter(one.version for one in commits)
+    return any(one.outcome is True and sent[one.version] > 1 for one in commits)
 
 
 TRUE = {
@@ -87,6 +78,18 @@ TRUE = {
         load(3, 4, None),
         commit(5, 6, None, "a"),
     ],
+    "sent again, and told that it landed as it is there": [
+        commit(1, 2, None, "a", None),
+        load(3, 4, "a"),
+        commit(5, 6, None, "a"),
+        commit(7, 8, None, "a"),
+    ],
+    "sent again in vain, and again while the first was under way": [
+        commit(1, 9, None, "a"),
+        commit(2, 3, None, "a", False),
+        commit(4, 5, None, "a"),
+        load(6, 7, "a"),
+    ],
     "refused in the tick in which it came": [
         commit(1, 4, None, "a"),
         commit(4, 5, "a", "b", False),
@@ -126,9 +129,17 @@ FALSE = {
     ),
     "made by nobody": ([load(1, 2, "a")], "made by nobody"),
     "on what nobody made": ([commit(1, 2, "z", "a")], "made by nobody"),
-    "landed twice": (
-        [commit(1, 2, None, "a"), commit(3, 4, None, "a")],
-        "landed twice",
+    "landed again on what had come after it": (
+        [
+            commit(1, 2, None, "a", None),
+            commit(3, 4, "a", "b"),
+            commit(5, 6, None, "a"),
+        ],
+        "though it had been replaced",
+    ),
+    "told that it landed before it was there": (
+        [commit(1, 2, None, "a"), load(3, 4, None), commit(5, 6, None, "a")],
+        "a stale read",
     ),
     "in a circle": ([commit(1, 2, "b", "a"), commit(3, 4, "a", "b")], "in a circle"),
     "refused for nothing": ([commit(1, 2, None, "a", False)], "refused, though"),
@@ -168,7 +179,8 @@ FALSE = {
 @pytest.mark.parametrize("name", TRUE)
 def test_a_true_history_is_accepted(name: str) -> None:
     check_versions(TRUE[name])
-    check_register(TRUE[name])
+    if not has_copies(TRUE[name]):
+        check_register(TRUE[name])
 
 
 @pytest.mark.parametrize("name", FALSE)
@@ -180,7 +192,7 @@ def test_a_false_history_is_rejected(name: str) -> None:
     assert caught.value.calls
 
 
-@pytest.mark.parametrize("name", [name for name in FALSE if name != "landed twice"])
+@pytest.mark.parametrize("name", FALSE)
 def test_the_search_rejects_it_too(name: str) -> None:
     with pytest.raises(Violation):
         check_register(FALSE[name][0])
@@ -200,6 +212,17 @@ def test_a_key_may_have_had_a_version_before() -> None:
     check_versions(operations, start={"key": "a"})
     with pytest.raises(Violation):
         check_versions(operations)
+
+
+@pytest.mark.parametrize("judge", [check_versions, check_register])
+def test_each_key_has_a_start_of_its_own(judge: Callable[..., None]) -> None:
+    operations = [load(1, 2, "a"), dataclasses.replace(load(1, 2, "b"), key="other")]
+    judge(
+        [*operations, dataclasses.replace(load(1, 2, None), key="third")],
+        start={"key": "a", "other": "b"},
+    )
+    with pytest.raises(Violation):
+        judge(operations, start={"key": "a", "other": "a"})
 
 
 @pytest.mark.parametrize(
@@ -267,6 +290,8 @@ class _Run:
 
     def __init__(self, rng: random.Random, clients: int, count: int) -> None:
         self.rng = rng
+        # Whether a copy is told that it landed while what it wrote is there.
+        self.knows_its_own = rng.random() < 0.5
         self.clients = clients
         self.left = count
         self.ticks = itertools.count(1)
@@ -309,7 +334,7 @@ class _Run:
         if lands:
             self.there = one.version
             self.past.append(self.there)
-        return lands
+        return lands or (self.knows_its_own and one.version == self.there)
 
     def end(self, one: Operation, told: list[Any]) -> None:
         returned = next(self.ticks)
@@ -361,65 +386,51 @@ def changed(rng: random.Random, operations: Sequence[Operation]) -> list[Operati
     return operations
 
 
-def can_be(operations: Sequence[Operation]) -> bool:
-    """Decide by brute force, each operation of unknown outcome in it or not."""
-    sure = [one for one in operations if one.outcome is not None]
-    unsure = [
-        one for one in operations if one.outcome is None and one.kind is Kind.COMMIT
-    ]
-    for count in range(len(unsure) + 1):
-        for some in itertools.combinations(unsure, count):
-            if any(map(explains, itertools.permutations([*sure, *some]))):
-                return True
-    return False
+def effect(one: Operation, there: Hashable) -> Iterator[Hashable]:
+    """Walk what may be there after an operation that is answered as it was."""
+    if one.kind is Kind.LOAD:
+        if one.outcome is None or one.version == there:
+            yield there
+    elif one.outcome is False:
+        if one.excused or one.expected != there:
+            yield there
+    elif one.expected == there:
+        yield one.version
 
 
-def explains(operations: Sequence[Operation]) -> bool:
-    there: Hashable = None
-    for index, one in enumerate(operations):
-        if any(later.end < one.called for later in operations[index + 1 :]):
-            return False
-        fits = (one.version if one.kind is Kind.LOAD else one.expected) == there
-        if fits is (one.outcome is False):
-            return False
-        if one.kind is Kind.COMMIT and one.outcome is not False:
-            there = one.version
-    return True
-
-
-def rejects(judge: Callable[..., None], operations: Sequence[Operation]) -> bool:
-    try:
-        judge(operations)
-    except Violation:
-        return True
-    return False
+def effect_of_copies(one: Operation, there: Hashable) -> Iterator[Hashable]:
+    """The same where a version that is there may be said to have landed."""
+    yield from effect(one, there)
+    if one.kind is Kind.COMMIT and one.outcome is True and one.version == there:
+        yield there
 
 
 def test_no_true_history_is_rejected() -> None:
     for seed in range(300):
         rng = random.Random(f"true {seed}")
-        check_versions(true_history(rng, rng.randint(1, 8), rng.randint(1, 80)))
+        operations = true_history(rng, rng.randint(1, 8), rng.randint(1, 80))
+        assert not rejects(check_versions, tied(rng, operations)), f"seed {seed}"
 
 
 def test_the_search_decides_as_trying_all_orders_does() -> None:
     decisions = []
     for seed in range(700):
         rng = random.Random(f"short {seed}")
-        operations = changed(rng, true_history(rng, 3, 5))
-        possible = can_be(operations)
+        operations = true_history(rng, rng.randint(2, 4), rng.randint(5, 9))
+        operations = tied(rng, changed(rng, operations))
+        possible = explained(operations, None, effect)
         assert rejects(check_register, operations) is not possible, f"seed {seed}"
         decisions.append(possible)
     assert 100 < sum(decisions) < 600
 
 
-def test_the_judge_decides_as_the_search_does() -> None:
+def test_the_judge_decides_as_trying_all_orders_does() -> None:
     decisions = []
-    for seed in range(4000):
+    for seed in range(2000):
         rng = random.Random(f"changed {seed}")
-        operations = changed(
-            rng, true_history(rng, rng.randint(1, 6), rng.randint(2, 16))
-        )
-        possible = not rejects(check_register, operations)
+        operations = true_history(rng, rng.randint(2, 6), rng.randint(4, 13))
+        operations = tied(rng, changed(rng, operations))
+        possible = explained(operations, None, effect_of_copies)
         assert rejects(check_versions, operations) is not possible, f"seed {seed}"
         decisions.append(possible)
-    assert 800 < sum(decisions) < 3200
+    assert 400 < sum(decisions) < 1600

@@ -1,9 +1,9 @@
 """Say what is wrong with a round, given all that its callers were told.
 
-The judges of the kit decide (``order`` on each history, ``linearizability`` on short
-ones); beside them stand accounts that need no theory: what was acknowledged and is not
-there, what was applied twice, what was refused and is there, what was served after its
-end or gone before it.
+The judges of the kit decide (``counters``; else ``order``, and ``linearizability`` on
+short histories); beside them stand accounts that need no theory: what was acknowledged
+and is not there, what was applied twice, what was refused and is there, what was served
+after its end or gone before it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import itertools
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from botsessions.conformance.histories.counters import check_counter
 from botsessions.conformance.histories.history import (
     CHANGES,
     NEVER,
@@ -23,11 +24,9 @@ from botsessions.conformance.histories.history import (
     Verb,
     Violation,
 )
-from botsessions.conformance.histories.linearizability import (
-    UndecidedError,
-    check_linearizable,
-)
+from botsessions.conformance.histories.linearizability import check_linearizable
 from botsessions.conformance.histories.order import check_order
+from botsessions.conformance.histories.search import UndecidedError
 from tests.soak.journal import MILLISECOND, Kind, kind_of
 
 if TYPE_CHECKING:
@@ -72,10 +71,11 @@ class Judgement:
 
     findings: list[Finding] = dataclasses.field(default_factory=list)
     histories: int = 0
-    """How many were held against ``order``."""
+    """How many were judged."""
     exact: int = 0
-    """How many of them were decided by the exact search, too."""
+    """How many of them were decided exactly: those of counters, and those searched."""
     undecided: int = 0
+    """How many searches were given up."""
 
 
 def judge(told: Told, ttl: float) -> Judgement:
@@ -87,13 +87,12 @@ def judge(told: Told, ttl: float) -> Judgement:
         found.append(Finding(Wrong.ODD, oddity.key, what))
     for key, calls in told.calls.items():
         kind = kind_of(key)
-        accounts = _counter if kind is Kind.COUNTER else _accounts
-        findings = [*accounts(kind, calls)]
+        counting = kind is Kind.COUNTER
+        noted = [*map(_as_counter, calls)] if counting else calls
+        findings = [*(_counts(noted) if counting else _accounts(kind, calls))]
         if kind is Kind.BRIEF:
             findings += _ends(calls, round(ttl * 1000) * MILLISECOND)
-        judgement.histories += 1
-        if kind is not Kind.COUNTER:
-            findings += _judged(kind, calls, judgement)
+        findings += _judged(kind, noted, judgement)
         found += [
             dataclasses.replace(finding, key=key, calls=tuple(calls))
             for finding in findings
@@ -104,7 +103,12 @@ def judge(told: Told, ttl: float) -> Judgement:
 
 def _judged(kind: Kind, calls: list[Call], judgement: Judgement) -> Iterator[Finding]:
     expiring = kind is Kind.BRIEF
+    judgement.histories += 1
     try:
+        if kind is Kind.COUNTER:
+            judgement.exact += 1
+            check_counter(calls)
+            return
         check_order(calls, expiring=expiring)
         if kind is not Kind.LEDGER and len(calls) <= SHORT:
             check_linearizable(calls, expiring=expiring, budget=_BUDGET)
@@ -167,47 +171,33 @@ def _left_out(calls: Sequence[Call]) -> Iterator[Finding]:
             yield Finding(Wrong.LOST, "", f"is not there in the end: {call}")
 
 
-def _counter(_: Kind, calls: Sequence[Call]) -> Iterator[Finding]:
-    """Judge a counter, which is all that its calls saw.
-
-    Each change makes one more of what it found, so no two of them saw the same; what
-    returned before another began saw less; and nobody saw more than was asked for.
-    """
+def _counts(calls: Sequence[Call]) -> Iterator[Finding]:
+    """Look at who made which count, and at the last one: all that was acknowledged."""
     changes = [call for call in calls if call.verb is Verb.UPDATE]
     done = [call for call in changes if call.outcome is Outcome.DONE]
-    possible = sorted(c.called for c in changes if c.outcome is not Outcome.FAILED)
-    told = sum(call.outcome is Outcome.DONE for call in changes)
-    seen = [call for call in calls if call.outcome is Outcome.DONE]
-    first: dict[int, Call] = {}
+    made: dict[int | None, Call] = {}
     for call in done:
-        other = first.setdefault(_number(call), call)
+        other = made.setdefault(call.count, call)
         if other is not call:
             yield Finding(Wrong.LOST, "", f"counted once for both: {other}; {call}")
-    highest: Call | None = None
-    returned = sorted(seen, key=lambda call: call.returned)
-    index = 0
-    for call in sorted(seen, key=lambda call: call.called):
-        while returned[index].returned < call.called:
-            one = returned[index]
-            if highest is None or _number(one) > _number(highest):
-                highest = one
-            index += 1
-        least = _number(highest) + (call.verb is Verb.UPDATE) if highest else 0
-        if _number(call) < least:
-            yield Finding(Wrong.LOST, "", f"went back: {highest}; {call}")
-    last = max(seen, key=lambda call: call.called, default=None)
-    if last is not None and last.verb is Verb.GET:
-        if _number(last) < told:
-            what = f"{told} changes were acknowledged, and in the end there is {last}"
-            yield Finding(Wrong.LOST, "", what)
-        if _number(last) > len(possible):
-            what = f"only {len(possible)} changes may have landed: {last}"
-            yield Finding(Wrong.DOUBLED, "", what)
+    reads = [c for c in calls if c.verb is Verb.GET and c.outcome is Outcome.DONE]
+    last = max(reads, key=lambda call: call.called, default=None)
+    if last is None or last.count is None:
+        return
+    before = sum(call.returned < last.called for call in done)
+    if last.count < before:
+        what = f"{before} changes were acknowledged, and in the end there is {last}"
+        yield Finding(Wrong.LOST, "", what)
+    possible = sum(c.outcome is not Outcome.FAILED for c in changes)
+    if last.count > possible:
+        what = f"only {possible} changes may have landed: {last}"
+        yield Finding(Wrong.DOUBLED, "", what)
 
 
-def _number(call: Call) -> int:
-    assert call.saw is not None, call
-    return call.saw[0]
+def _as_counter(call: Call) -> Call:
+    """Return a call as the kit notes it; in the journal a count is all that it saw."""
+    count = call.saw[0] if call.saw else None
+    return dataclasses.replace(call, saw=None, count=count)
 
 
 def _ends(calls: Sequence[Call], ttl: int) -> Iterator[Finding]:

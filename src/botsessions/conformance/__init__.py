@@ -24,10 +24,7 @@ from botsessions.conformance.histories.history import (
     Violation,
 )
 from botsessions.conformance.histories.judge import check_calls
-from botsessions.conformance.histories.linearizability import (
-    UndecidedError,
-    check_linearizable,
-)
+from botsessions.conformance.histories.linearizability import check_linearizable
 from botsessions.conformance.histories.order import check_order
 from botsessions.conformance.histories.recording import (
     Recorded,
@@ -36,6 +33,7 @@ from botsessions.conformance.histories.recording import (
     loads,
 )
 from botsessions.conformance.histories.registers import Kind, Operation, check_register
+from botsessions.conformance.histories.search import UndecidedError
 from botsessions.conformance.histories.shrink import Shrunk, shrink
 from botsessions.conformance.histories.timeline import (
     Span,

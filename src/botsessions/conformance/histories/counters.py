@@ -18,6 +18,7 @@ from botsessions.conformance.histories.history import (
     Outcome,
     Verb,
     Violation,
+    require_one_key,
 )
 
 if TYPE_CHECKING:
@@ -27,13 +28,14 @@ if TYPE_CHECKING:
 def check_counter(
     calls: Sequence[Call], *, start: int = 0, final: int | None = None
 ) -> None:
-    """Raise ``Violation`` unless some order of these calls explains all counts.
+    """Raise ``Violation`` unless some order of calls explains all counts of one key.
 
     ``calls`` are updates that add one (each answers the ``count`` that it made) and
-    reads of one key. A failed one added nothing; one of unknown outcome added one, at
+    reads. A failed one added nothing; one of unknown outcome added one, at
     whatever moment after it was called, or nothing. The counter stood at ``start``, and
     at ``final`` when all was over, if that was looked up.
     """
+    require_one_key(calls)
     counter = _Counter(calls, start)
     if final is not None:
         last = max((call.called for call in calls), default=0)
@@ -102,11 +104,9 @@ def _check_real_time(counter: _Counter) -> None:
                         call,
                         latest,
                     )
-            latest = max(
-                [*([] if latest is None else [latest]), *step],
-                key=lambda call: call.called,
-                default=None,
-            )
+            for call in step:
+                if latest is None or call.called > latest.called:
+                    latest = call
 
 
 def _check_gaps(counter: _Counter) -> None:

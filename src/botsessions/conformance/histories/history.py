@@ -13,11 +13,12 @@ from __future__ import annotations
 import dataclasses
 import enum
 import itertools
+import re
 import sys
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
 
 class _HasKey(Protocol):
@@ -27,6 +28,9 @@ class _HasKey(Protocol):
 
 _Keyed = TypeVar("_Keyed", bound=_HasKey)
 Ids: TypeAlias = tuple[int, ...]
+
+# What ``Shape`` makes of ids.
+_FLAT = re.compile(r"(-?[0-9]{1,20} )*")
 
 # The return time of a call that may take effect at any later moment.
 NEVER = sys.maxsize
@@ -132,8 +136,8 @@ class History:
         stride: int = 1,
         keep: Callable[[Call], object] = lambda call: None,  # noqa: ARG005 - none does
     ) -> None:
-        if not first >= 1 or stride < 1:
-            raise ValueError("first and stride are 1 or more: 0 is no id")
+        if not 1 <= first <= stride:
+            raise ValueError("first is 1 or more, 0 is no id, and at most the stride")
         self._now = now
         self._tick = tick if tick is not None else itertools.count(1).__next__
         self._ids = itertools.count(first, stride)
@@ -216,10 +220,13 @@ class Shape:
 
 def ids_of(session: Mapping[Any, Any]) -> Ids:
     """Return the content of a session; a missing one has none."""
-    ids = session.get("ids", ())
-    if session.keys() - {"ids"}:
-        raise Violation(f"a session holds what nobody wrote: {dict(session)!r}")
-    return tuple(map(int, ids.split() if isinstance(ids, str) else ids))
+    ids = session.get("ids", [])
+    if session.keys() <= {"ids"}:
+        if isinstance(ids, str) and _FLAT.fullmatch(ids):
+            return tuple(map(int, ids.split()))
+        if isinstance(ids, list) and all(type(number) is int for number in ids):
+            return tuple(ids)
+    raise Violation(f"a session holds what nobody wrote: {dict(session)!r}")
 
 
 def shown(ids: Ids) -> str:
@@ -231,6 +238,22 @@ def shown(ids: Ids) -> str:
 def listed(*calls: object) -> str:
     """Return calls as lines of a message."""
     return "".join(f"\n    {call}" for call in calls)
+
+
+def require_one_key(calls: Collection[Call]) -> None:
+    """Raise ``ValueError`` unless all are calls of one key, each with its own id.
+
+    Anything else would be taken for a fault of the store.
+    """
+    if len({call.key for call in calls}) > 1:
+        raise ValueError("calls of several keys: judge each key by itself")
+    by_id: dict[int, Call] = {}
+    for call in calls:
+        if by_id.setdefault(call.id, call) is not call:
+            raise ValueError(
+                "two calls have one id; give each History its first, and the stride"
+                + listed(by_id[call.id], call)
+            )
 
 
 def by_key(calls: Iterable[_Keyed]) -> dict[str, list[_Keyed]]:

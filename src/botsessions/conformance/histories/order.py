@@ -10,17 +10,20 @@ but slow ``linearizability`` does, and judges this module in its tests.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 from botsessions.conformance.histories.history import (
     CHANGES,
+    NEVER,
     READS,
     Call,
     Ids,
     Outcome,
     Verb,
     Violation,
+    require_one_key,
     shown,
 )
 
@@ -36,25 +39,22 @@ def check_order(
     ``stored`` are contents that the session is known to have had, from a look behind
     the scenes. ``expiring`` allows a session to vanish by itself.
     """
-    lives = _lives(calls, stored)
+    require_one_key(calls)
+    lives = sorted(_lives(calls, stored), key=lambda life: life.first_end)
     for life in lives:
         _check_inside(life)
     _check_lives(lives)
+    past = _Past(lives)
     absences = [call for call in calls if _finds_nothing(call)]
-    for call in absences:
-        _check_not_inside(call, lives)
+    for absent in absences:
+        _check_not_inside(absent, past)
     if not expiring:
-        deletes = [
-            call
-            for call in calls
-            if call.verb is Verb.DELETE and call.outcome is not Outcome.FAILED
-        ]
+        deletes = _Deletes(calls)
         created = [life.steps[0][0] for life in lives if life.created]
         _check_created(created, deletes)
-        absences += created
-        for call in absences:
-            if call.verb is not Verb.DELETE:
-                _check_deleted(call, lives, deletes)
+        for absent in [*absences, *created]:
+            if absent.verb is not Verb.DELETE:
+                _check_deleted(absent, past, deletes)
 
 
 class _Life(NamedTuple):
@@ -78,8 +78,9 @@ class _Life(NamedTuple):
 def _lives(calls: Sequence[Call], stored: Collection[Ids]) -> list[_Life]:
     """Put the changes into chains, or say why they do not form any."""
     chains = _Chains(calls)
-    for ids in {call.saw for call in calls if call.saw}.union(stored):
-        chains.add(ids)
+    shown_by = {call.saw: call for call in calls if call.saw}
+    for ids in shown_by.keys() | set(stored):
+        chains.add(ids, *([shown_by[ids]] if ids in shown_by else []))
     readers: dict[int, list[Call]] = {}
     for call in calls:
         if call.verb in READS and call.saw:
@@ -123,10 +124,10 @@ class _Chains:
                     chain.append(self._after[chain[-1]])
                 yield [self._by_id[number] for number in chain]
 
-    def add(self, ids: Ids) -> None:
-        """Note the order that a content shows."""
+    def add(self, ids: Ids, *shown_by: Call) -> None:
+        """Note the order that a content shows, and in whose answer it was."""
         for before, number in itertools.pairwise((0, *ids)):
-            self._check(number, ids)
+            self._check(number, ids, *shown_by)
             if self._before.setdefault(number, before) != before:
                 raise Violation(
                     f"applied twice, on {self._before[number]} and on {before} in "
@@ -141,15 +142,21 @@ class _Chains:
                     self._by_id[number],
                 )
 
-    def _check(self, number: int, ids: Ids) -> None:
+    def _check(self, number: int, ids: Ids, *shown_by: Call) -> None:
         """Complain about a change that cannot be in a content."""
         call = self._by_id.get(number)
         if call is None:
-            raise Violation(f"change {number} in {shown(ids)} was made by nobody")
+            raise Violation(
+                f"change {number} in {shown(ids)} was made by nobody", *shown_by
+            )
         if call.verb not in CHANGES or call.outcome is Outcome.FAILED:
-            raise Violation("applied, though its caller was told it is not", call)
+            raise Violation(
+                "applied, though its caller was told it is not", call, *shown_by
+            )
         if call.verb is Verb.PUT and number != ids[0]:
-            raise Violation(f"a put did not replace what was there, {shown(ids)}", call)
+            raise Violation(
+                f"a put did not replace what was there, {shown(ids)}", call, *shown_by
+            )
 
 
 def _check_inside(life: _Life) -> None:
@@ -174,15 +181,15 @@ def _check_inside(life: _Life) -> None:
 
 
 def _check_lives(lives: Sequence[_Life]) -> None:
-    """One life ends before another begins.
+    """One life ends before another begins; ``lives`` come in order of ``first_end``.
 
     Each comes wholly before the other; if real time demands both, there is no order.
     Looking at pairs is enough: among lives that demand each other in a circle, the one
     with the earliest ``first_end`` is in such a pair.
     """
-    ordered = sorted(lives, key=lambda life: life.first_end)
-    for index, one in enumerate(ordered):
-        for other in ordered[index + 1 :]:
+    for index, one in enumerate(lives):
+        for later in range(index + 1, len(lives)):
+            other = lives[later]
             if other.first_end >= one.last_start:
                 break
             if one.first_end < other.last_start:
@@ -193,6 +200,48 @@ def _check_lives(lives: Sequence[_Life]) -> None:
                 )
 
 
+class _Past:
+    """Which lives have come before a call: at least something of them."""
+
+    def __init__(self, lives: Sequence[_Life]) -> None:
+        self._first_ends = [life.first_end for life in lives]
+        self._latest = list(itertools.accumulate(lives, _later))
+
+    def latest(self, call: Call) -> _Life | None:
+        """Return, of all lives before a call, the one that goes on for longest."""
+        count = bisect.bisect_left(self._first_ends, call.called)
+        return self._latest[count - 1] if count else None
+
+
+def _later(one: _Life, other: _Life) -> _Life:
+    return other if other.last_start > one.last_start else one
+
+
+class _Deletes:
+    """Which deletes may have come before a call has taken effect."""
+
+    def __init__(self, calls: Iterable[Call]) -> None:
+        deletes = sorted(
+            (
+                call
+                for call in calls
+                if call.verb is Verb.DELETE and call.outcome is not Outcome.FAILED
+            ),
+            key=lambda call: call.called,
+        )
+        self._called = [delete.called for delete in deletes]
+        self._ends = list(itertools.accumulate((d.end for d in deletes), max))
+
+    def count(self, call: Call) -> int:
+        """Return how many."""
+        return bisect.bisect_right(self._called, call.end)
+
+    def end(self, call: Call) -> int:
+        """Return until when one of them may have come."""
+        count = self.count(call)
+        return self._ends[count - 1] if count else -NEVER
+
+
 def _finds_nothing(call: Call) -> bool:
     """Tell whether the session was absent for a moment while this call ran."""
     if call.outcome is not Outcome.DONE:
@@ -200,40 +249,33 @@ def _finds_nothing(call: Call) -> bool:
     return call.verb is Verb.DELETE or (call.verb in READS and not call.saw)
 
 
-def _check_not_inside(call: Call, lives: Iterable[_Life]) -> None:
+def _check_not_inside(absent: Call, past: _Past) -> None:
     """No moment of absence lies within a life."""
-    for life in lives:
-        if life.first_end < call.called and call.returned < life.last_start:
-            raise Violation(
-                "absent in the midst of a life, or revived after its end",
-                call,
-                *_bounds(life),
-            )
+    life = past.latest(absent)
+    if life is not None and absent.returned < life.last_start:
+        raise Violation(
+            "absent in the midst of a life, or revived after its end",
+            absent,
+            *_bounds(life),
+        )
 
 
-def _check_created(created: Sequence[Call], deletes: Sequence[Call]) -> None:
+def _check_created(created: Iterable[Call], deletes: _Deletes) -> None:
     """Each creation but the first has a delete of its own before it."""
     ordered = sorted(created, key=lambda call: call.end)
     for earlier, call in enumerate(ordered):
-        if earlier > sum(delete.called < call.end for delete in deletes):
+        if earlier > deletes.count(call):
             raise Violation(
                 "created more often than deleted: a lost update",
                 *ordered[: earlier + 1],
             )
 
 
-def _check_deleted(
-    absent: Call, lives: Iterable[_Life], deletes: Sequence[Call]
-) -> None:
+def _check_deleted(absent: Call, past: _Past, deletes: _Deletes) -> None:
     """Each life that came before a moment of absence was ended by a delete between."""
-    for life in lives:
-        if life.first_end >= absent.called or absent is life.steps[0][0]:
-            continue
-        if not any(
-            delete.called < absent.end and life.last_start <= delete.end
-            for delete in deletes
-        ):
-            raise Violation("gone, and nobody deleted it", absent, *_bounds(life))
+    life = past.latest(absent)
+    if life is not None and deletes.end(absent) < life.last_start:
+        raise Violation("gone, and nobody deleted it", absent, *_bounds(life))
 
 
 def _bounds(life: _Life) -> tuple[Call, Call]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from botsessions.store import SessionStore
 
 _One = TypeVar("_One", Call, Operation)
+
+# What may be ``NEVER``, and is a word then.
+_MOMENTS = ("returned", "returned_at")
 
 
 class Recorded:
@@ -136,15 +140,21 @@ def _count_of(session: Mapping[Any, Any]) -> int:
     return count
 
 
+# Operations that begin at one time, on two threads, are not put in each other's place.
+_BEGINNING = threading.Lock()
+
+
 class RecordedBackend:
     """A backend that notes the versions which it loads and commits.
 
     It goes wherever a backend does, also into a ``SessionStore``, which then shows its
     engine at work; further abilities of ``backend`` are not passed on. ``operations``
     fills while it is used: an operation is there from its beginning, of unknown outcome
-    until it ends. ``tick`` tells the moments, ``now`` the time of the backend's clock
-    in milliseconds: False for a write whose ``not_after`` has passed says nothing about
-    versions.
+    until it ends. Several may fill one list, also on several threads.
+
+    ``tick`` tells the moments. ``now`` is a clock in milliseconds; how far that of the
+    backend is ahead of it shows in each load. False for a write whose ``not_after`` may
+    have passed there says nothing about versions.
     """
 
     def __init__(
@@ -162,6 +172,8 @@ class RecordedBackend:
         self._worker = worker
         self._tick = tick
         self._now = now
+        # How far the backend's clock is ahead of ``now``, at most.
+        self._ahead = 0.0
 
     async def open(self) -> None:
         """Open the backend."""
@@ -174,9 +186,15 @@ class RecordedBackend:
     async def load(self, keys: Sequence[str]) -> Loaded:
         """Load, and note the versions."""
         first = self._begin(
-            Operation(key, self._worker, Kind.LOAD, called=self._tick()) for key in keys
+            [
+                Operation(key, self._worker, Kind.LOAD, called=self._tick())
+                for key in keys
+            ]
         )
+        asked = self._now()
         loaded = await self._backend.load(keys)
+        # It may have been read as soon as it was asked for, in whole milliseconds.
+        self._ahead = loaded.now + 1 - asked
         for index, record in enumerate(loaded.records, first):
             if not isinstance(record, BackendError):
                 version = None if record is None else record.version
@@ -186,15 +204,17 @@ class RecordedBackend:
     async def commit(self, writes: Sequence[Write]) -> Sequence[Landed]:
         """Commit, and note what became of each write."""
         first = self._begin(
-            Operation(
-                write.key,
-                self._worker,
-                Kind.COMMIT,
-                write.expected,
-                write.record.version,
-                called=self._tick(),
-            )
-            for write in writes
+            [
+                Operation(
+                    write.key,
+                    self._worker,
+                    Kind.COMMIT,
+                    write.expected,
+                    write.record.version,
+                    called=self._tick(),
+                )
+                for write in writes
+            ]
         )
         try:
             outcomes = await self._backend.commit(writes)
@@ -208,13 +228,14 @@ class RecordedBackend:
             if isinstance(outcome, BackendError):
                 self._end(index, False, excused=True)
             elif not isinstance(outcome, OutcomeUnknownError):
-                late = not outcome and self._now() >= write.not_after
-                self._end(index, outcome, excused=late)
+                late = self._now() + self._ahead >= write.not_after
+                self._end(index, outcome, excused=not outcome and late)
         return outcomes
 
-    def _begin(self, operations: Iterable[Operation]) -> int:
-        first = len(self._operations)
-        self._operations += operations
+    def _begin(self, operations: Sequence[Operation]) -> int:
+        with _BEGINNING:
+            first = len(self._operations)
+            self._operations += operations
         return first
 
     def _end(
@@ -234,7 +255,7 @@ def dumps(calls: Iterable[Call] | Iterable[Operation]) -> str:
     Versions and values may be ``Version``, text, numbers, booleans and None.
     """
     return "".join(
-        json.dumps({name: _plain(value) for name, value in _fields(call)}) + "\n"
+        json.dumps({name: _plain(name, value) for name, value in _fields(call)}) + "\n"
         for call in calls
     )
 
@@ -258,35 +279,32 @@ def _fields(call: Call | Operation) -> Iterable[tuple[str, Any]]:
     )
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Outcome):
-        return value.value
-    if value == NEVER and isinstance(value, int):
+def _plain(name: str, value: Any) -> Any:
+    if name in _MOMENTS and value == NEVER:
         return "never"
-    return value
+    return value.value if isinstance(value, Outcome) else value
 
 
 def _call(row: dict[str, Any]) -> dict[str, Any]:
     saw = row["saw"]
-    return row | {
+    return _moments(row) | {
         "verb": Verb(row["verb"]),
         "outcome": Outcome(row["outcome"]),
         "saw": None if saw is None else tuple(saw),
-        **_moments(row, "returned", "returned_at"),
     }
 
 
 def _operation(row: dict[str, Any]) -> dict[str, Any]:
-    return row | {
+    return _moments(row) | {
         "kind": Kind(row["kind"]),
         "expected": _version(row["expected"]),
         "version": _version(row["version"]),
-        **_moments(row, "returned"),
     }
 
 
-def _moments(row: dict[str, Any], *names: str) -> dict[str, int]:
-    return {name: NEVER if row[name] == "never" else row[name] for name in names}
+def _moments(row: dict[str, Any]) -> dict[str, Any]:
+    never = {name: NEVER for name in _MOMENTS if row.get(name) == "never"}
+    return row | never
 
 
 def _version(value: Any) -> Any:

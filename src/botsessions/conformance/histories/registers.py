@@ -2,8 +2,8 @@
 
 A register holds a value that is read, replaced, removed, or compared and swapped: a
 record of a raw backend by its version, or anything else. ``check_register`` decides by
-Wing and Gong's search, so it takes short histories only. ``versions`` judges loads and
-commits of any number, and is held against this module in its tests.
+``search``, so it takes short histories only. ``versions`` judges loads and commits of
+any number.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import enum
 from typing import TYPE_CHECKING
 
 from botsessions.conformance.histories.history import NEVER, Violation, by_key
-from botsessions.conformance.histories.linearizability import UndecidedError
+from botsessions.conformance.histories.search import Search
 from botsessions.record import Version
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Sequence
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 
 class Kind(enum.StrEnum):
@@ -43,7 +43,9 @@ class Operation:
     moment in between something else than ``expected`` was there; ``excused`` is a
     commit whose False says no more than that it took no effect (``not_after`` had
     passed, or the backend said that it failed). None: unknown, so it took or will take
-    effect once, whenever, or never. Moments are ticks as in ``Call``.
+    effect once, whenever, or never. A copy of a commit, sent again after an unknown
+    outcome, may also be answered True because what it puts there was there already
+    (``check_versions``). Moments are ticks as in ``Call``.
     """
 
     key: str
@@ -106,18 +108,20 @@ def version_text(version: Hashable) -> str:
 def check_register(
     operations: Sequence[Operation],
     *,
-    start: Hashable = None,
+    start: Mapping[str, Hashable] | None = None,
     budget: int = 100_000,
 ) -> None:
     """Raise ``Violation`` unless some order of these operations explains all answers.
 
-    Each key is a register of its own, and holds ``start`` at first. The order must
-    respect real time: what had returned before another was called comes before it.
-    ``budget`` bounds the states to be tried for a key (``UndecidedError``).
+    Each key is a register of its own, and was empty at first or held the value in
+    ``start``. The order must respect real time: what had returned before another was
+    called comes before it. Each operation counts for itself: whether a commit that is
+    sent again was right to answer True is for ``check_versions`` to say. ``budget``
+    bounds the states to be tried for a key (``UndecidedError``).
     """
     for key, those in by_key(operations).items():
-        search = _Search(those)
-        if not search.succeeds(start, budget):
+        search = _Search(one for one in those if _matters(one))
+        if not search.succeeds(None if start is None else start.get(key), budget):
             raise Violation(
                 f"no order of these operations on {key} explains their answers; one "
                 "that explains the most leaves over",
@@ -125,78 +129,23 @@ def check_register(
             )
 
 
-class _Search:
-    """A walk through states: which operations have taken effect, and the value then."""
+class _Search(Search[Operation, "Hashable"]):
+    """A state is the value of the register."""
 
-    def __init__(self, operations: Sequence[Operation]) -> None:
-        self._operations = sorted(
-            (one for one in operations if _matters(one)), key=lambda one: one.called
-        )
-        self._required = sum(
-            1 << index
-            for index, one in enumerate(self._operations)
-            if one.outcome is not None
-        )
-        self.stuck: list[Operation] = []
+    def _is_required(self, event: Operation) -> bool:
+        return event.outcome is not None
 
-    def succeeds(self, value: Hashable, budget: int) -> bool:
-        """Search; whether an order was found."""
-        tried: set[tuple[int, Hashable]] = set()
-        stack: list[tuple[int, Hashable]] = [(0, value)]
-        fewest = len(self._operations) + 1
-        while stack:
-            done, value = stack.pop()
-            done = self._read(done, value)
-            left = self._required & ~done
-            if not left:
-                return True
-            if (done, value) in tried:
+    def _reads(self, event: Operation, state: Hashable) -> bool:
+        if event.kind is Kind.LOAD:
+            return event.version == state
+        return event.outcome is False and event.expected != state
+
+    def _next(self, done: int, state: Hashable) -> Iterator[tuple[int, Hashable]]:
+        for bit, one in self._possible(done):
+            if one.kind is Kind.LOAD or one.outcome is False:
                 continue
-            tried.add((done, value))
-            if len(tried) > budget:
-                raise UndecidedError(f"{len(tried):,} states tried")
-            if left.bit_count() < fewest:
-                fewest = left.bit_count()
-                self.stuck = [
-                    one for i, one in enumerate(self._operations) if left >> i & 1
-                ]
-            stack += [
-                (done | bit, one.version)
-                for bit, one in self._possible(done)
-                if _writes(one)
-                and (one.kind is not Kind.COMMIT or one.expected == value)
-            ]
-        return False
-
-    def _read(self, done: int, value: Hashable) -> int:
-        """Let all that changes nothing take effect that now may: never worse later."""
-        found = True
-        while found:
-            found = False
-            for bit, one in self._possible(done):
-                if not _writes(one) and (
-                    one.version == value
-                    if one.kind is Kind.LOAD
-                    else one.expected != value
-                ):
-                    done |= bit
-                    found = True
-        return done
-
-    def _possible(self, done: int) -> Iterator[tuple[int, Operation]]:
-        """Walk those that may come next: none that is left had returned before."""
-        earliest = NEVER
-        for index, one in enumerate(self._operations):
-            if done >> index & 1:
-                continue
-            if one.called > earliest:
-                return
-            earliest = min(earliest, one.end)
-            yield 1 << index, one
-
-
-def _writes(one: Operation) -> bool:
-    return one.kind is not Kind.LOAD and one.outcome is not False
+            if one.kind is not Kind.COMMIT or one.expected == state:
+                yield done | bit, one.version
 
 
 def _matters(one: Operation) -> bool:

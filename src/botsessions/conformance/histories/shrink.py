@@ -1,20 +1,24 @@
-"""Make a history that was rejected as short as it can be, and still true.
+"""Make a history that was rejected short, and leave it true.
 
 Leaving a change out would make holes: who saw it would seem to have seen what nobody
 wrote. So nothing is cut out that others may rest on. A change that is not *kept* stays
 *beside* with all that is known about it taken away: it may have taken effect at any
-moment, or never, and as whatever kind of change suits the answers (an addition to a
-counter keeps the count that it made, but no time). Reads that are not
-kept are left out, since nothing rests on them.
+moment, or never, and as whatever kind of change suits the answers. (An addition to a
+counter loses its time only, and keeps the count that it made: that much is taken for
+granted then.) Reads that are not kept are left out, since nothing rests on them.
 
 Why what is left is a true witness: every kept call happened, and was answered as it
 says. Had the store kept the laws, an order of all calls would explain all answers; the
 same order, without the reads, would explain those of the kept calls too, for taking
 knowledge away forbids no order. The judge says that there is none. So the kept calls
-alone contradict the laws, whatever became of those beside them.
+contradict the laws, whatever became of those beside them, or at whatever moment they
+made their counts.
 
 Deletes and changes that are answered by no content stay beside for the same reason:
 they could be what a kept call needs. What is the only one that could be is kept.
+
+No kept call alone can be spared. There may be a smaller part of another kind, and a few
+calls that are no evidence are put back in the end, for the reader.
 """
 
 from __future__ import annotations
@@ -31,8 +35,8 @@ from botsessions.conformance.histories.history import (
     Violation,
     by_key,
 )
-from botsessions.conformance.histories.linearizability import UndecidedError
 from botsessions.conformance.histories.registers import Kind, Operation
+from botsessions.conformance.histories.search import UndecidedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Sequence
@@ -48,15 +52,16 @@ class Shrunk(Generic[One]):
     """The part of a history that shows what is wrong with it.
 
     ``calls`` are the kept ones, untouched, in the order in which they began; ``beside``
-    are changes that the judge was told nothing about; it rejects both together, and
-    ``violation`` says why. ``is_smallest`` tells that nothing more could be left out,
-    not only that the time was up.
+    are changes of which the judge was told no more than that they may have been (and
+    what they counted); it rejects both together, and ``violation`` says why.
+    ``is_finished`` tells that no call could be spared, apart from those that a reader
+    needs, and not only that the time was up.
     """
 
     calls: tuple[One, ...]
     beside: tuple[One, ...]
     violation: Violation
-    is_smallest: bool
+    is_finished: bool
 
     @property
     def history(self) -> list[One]:
@@ -69,8 +74,16 @@ class Shrunk(Generic[One]):
         """The kept calls as lines of text."""
         lines = [str(call) for call in self.calls]
         if self.beside:
-            lines.append(f"(whatever became of {len(self.beside)} others beside them)")
+            lines.append(f"({self.granted})")
         return lines
+
+    @property
+    def granted(self) -> str:
+        """What the judge was told about those beside, as text."""
+        others = f"the {len(self.beside)} other changes beside them"
+        if any(isinstance(one, Call) and one.count is not None for one in self.beside):
+            return f"{others} made the counts that they were told, at whatever moment"
+        return f"whatever became of {others}"
 
     def __str__(self) -> str:
         return "\n".join([str(self.violation), *self.steps])
@@ -83,32 +96,35 @@ def shrink(
     seconds: float = 10.0,
     timer: Callable[[], float] = time.monotonic,
 ) -> Shrunk[One]:
-    """Return the smallest part of a history that the judge still rejects.
+    """Return a part of a history that the judge still rejects, and no call too much.
 
-    ``judge`` raises ``Violation`` for the whole of it (else this raises ``ValueError``)
-    and looks at each key alone, as ``check_calls`` and ``check_versions`` do. After
-    ``seconds`` the smallest part found so far is taken.
+    ``judge`` raises ``Violation`` for the whole of it (else this raises ``ValueError``,
+    or the judge's ``UndecidedError``) and looks at each key alone, as ``check_calls``
+    and ``check_versions`` do. After ``seconds`` the smallest part found so far is
+    taken.
     """
     judges = cast("Judge", judge)
     work = _Shrinking(_of_one_key(calls, judges), judges, timer, timer() + seconds)
     work.follow()
-    smallest = work.cut()
+    finished = work.cut()
     work.complete()
     return Shrunk(
         tuple(cast("list[One]", work.calls)),
         tuple(cast("list[One]", work.beside)),
         work.violation,
-        smallest,
+        finished,
     )
 
 
 def _of_one_key(calls: Sequence[Event], judge: Judge) -> list[Event]:
     """Return the calls of a key that is rejected by itself."""
-    violation = _violation(calls, judge)
-    if violation is None:
+    try:
+        judge(calls)
+    except Violation as violation:
+        accused = {call.key for call in violation.calls}
+    else:
         raise ValueError("the judge accepts this history; there is nothing to shrink")
     groups: dict[str, list[Event]] = by_key(calls)
-    accused = [call.key for call in violation.calls]
     for key in sorted(groups, key=lambda key: key not in accused):
         if _violation(groups[key], judge) is not None:
             return groups[key]
@@ -116,10 +132,13 @@ def _of_one_key(calls: Sequence[Event], judge: Judge) -> list[Event]:
 
 
 def _violation(calls: Sequence[Event], judge: Judge) -> Violation | None:
+    """Return what the judge complains of, None if it does not or cannot decide."""
     try:
         judge(calls)
     except Violation as violation:
         return violation
+    except UndecidedError:
+        pass
     return None
 
 
@@ -141,7 +160,7 @@ class _Shrinking:
         self._named: set[int] = set()
         self.violation = Violation("nothing was judged yet")
         if not self._try(list(range(len(calls)))):
-            raise ValueError("the judge accepts these calls in their order")
+            raise ValueError("the judge does not reject these calls in their order")
 
     def follow(self) -> None:
         """Keep no more than the calls that the complaint names, while that will do."""
@@ -195,10 +214,7 @@ class _Shrinking:
     def _try(self, kept: list[int]) -> bool:
         """Keep these alone if the judge still rejects them."""
         shown = {i: self._calls[i] for i in kept} | _beside(self._calls, set(kept))
-        try:
-            violation = _violation(_ordered(shown.values()), self._judge)
-        except UndecidedError:
-            return False
+        violation = _violation(_ordered(shown.values()), self._judge)
         if violation is None:
             return False
         accused = {id(call) for call in violation.calls}
@@ -212,7 +228,7 @@ def _ordered(calls: Collection[Event]) -> list[Event]:
 
 
 def _beside(calls: Sequence[Event], kept: set[int]) -> dict[int, Event]:
-    """Return those not kept that others may rest on, with nothing known about them."""
+    """Return those not kept that others may rest on, with all but counts forgotten."""
     first = min((call.called for call in calls), default=0)
     contents = [
         call.saw

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import textwrap
+import re
 import unicodedata
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,6 +30,7 @@ _LONGEST_LABEL = 96
 _LONGEST_LANE = 22
 _ROW = 36
 _EDGE = 16
+_NARROWEST = 14.0  # a column, so that every fifth has room for its number
 
 _STYLE = """
 .tl text{font:12px ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,monospace}
@@ -163,10 +164,7 @@ def explain(
     keys = ", ".join(sorted({call.key for call in shrunk.calls}))
     note = f"{keys}: {len(shrunk.calls)} of {len(calls)} calls"
     if shrunk.beside:
-        note += (
-            f"; they contradict each other whatever became of the {len(shrunk.beside)} "
-            "other changes of this key that may have been in between"
-        )
+        note += f"; they contradict each other; {shrunk.granted}"
     return page(
         spans(shrunk.calls, accused=shrunk.violation.calls),
         title=title,
@@ -201,16 +199,14 @@ class _Drawing:
         names = {lane: _cut(lane or "a caller", _LONGEST_LANE) for lane in lanes}
         self._left = _EDGE + 20 + max([60, *map(_width, names.values())])
         count = max(1, len(moments))
-        across = max(560.0, widest + 24, count * 14.0, min(count * 60.0, 900.0))
+        across = max(560.0, widest + 24, count * _NARROWEST, min(count * 60.0, 900.0))
         self._column = across / count
         self._right = self._left + across
         self._full = self._right + _EDGE + 14
         self._note = [
             line
             for part in note.splitlines()
-            for line in textwrap.wrap(
-                _visible(part), max(20, int((self._full - 2 * _EDGE) / _CHARACTER))
-            )
+            for line in _wrapped(part, int((self._full - 2 * _EDGE) / _CHARACTER))
         ]
         self._lanes: list[tuple[str, int, int]] = []
         self._bars: list[_Placed] = []
@@ -295,12 +291,10 @@ class _Drawing:
             yield _words(_EDGE, self._y(row) + 20, name)
 
     def _axis(self, bottom: float) -> Iterator[str]:
-        every = next(
-            (n for n in (1, 2, 5, 10, 20, 50, 100) if n * self._column >= 30), 200
-        )
+        every = next(n for n in (1, 2, 5) if n * self._column >= 30)
         yield _words(_EDGE, self._top - 8, "moment", "faint")
         for index in self._columns.values():
-            if (index + 1) % every == 0 or every == 1:
+            if (index + 1) % every == 0:
                 x = self._left + (index + 0.5) * self._column
                 yield _line("grid", x, self._top, x, bottom)
                 label = str(index + 1)
@@ -372,20 +366,11 @@ def _shape(bar: _Placed, y: float) -> Iterator[str]:
 def _lane(span: Span) -> tuple[bool, list[object]]:
     """Sort names of lanes so that worker 10 comes behind worker 9."""
     parts: list[object] = []
-    for part in _runs(span.lane):
-        parts += [part.isdecimal(), int(part) if part.isdecimal() else part]
+    for part in re.findall(r"\d+|\D+", span.lane):
+        digits = part.lstrip("0")
+        # Of two numbers the longer one is greater; ``int`` takes only so many digits.
+        parts += [True, len(digits), digits] if part.isdecimal() else [False, part]
     return span.lane == "", parts
-
-
-def _runs(text: str) -> list[str]:
-    """Split a text into runs of digits and of what is none."""
-    runs: list[str] = []
-    for character in text:
-        if runs and runs[-1][-1].isdecimal() == character.isdecimal():
-            runs[-1] += character
-        else:
-            runs.append(character)
-    return runs
 
 
 def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
@@ -415,9 +400,9 @@ def _text(text: str) -> str:
     return html.escape(_visible(text))
 
 
-def _columns(character: str) -> int:
+def _columns(character: str) -> float:
     if unicodedata.combining(character):
-        return 0
+        return 0.25  # it takes no room, but a text of nothing else must have an end
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
@@ -435,9 +420,24 @@ def _cut(text: str, columns: int) -> str:
 
 
 def _take(text: str, columns: int) -> str:
-    taken = 0
+    taken = 0.0
     for index, character in enumerate(text):
         taken += _columns(character)
         if taken > columns:
             return text[:index]
     return text
+
+
+def _wrapped(text: str, columns: int) -> list[str]:
+    """Return the lines of a text, none of which takes more columns."""
+    lines = [""]
+    for word in _visible(text).split():
+        joined = f"{lines[-1]} {word}".lstrip()
+        if sum(map(_columns, joined)) <= columns:
+            lines[-1] = joined
+            continue
+        rest = word
+        while rest:
+            lines.append(_take(rest, columns))
+            rest = rest.removeprefix(lines[-1])
+    return [line for line in lines if line]

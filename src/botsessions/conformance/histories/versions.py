@@ -3,13 +3,12 @@
 A version never comes back and names the one that it replaced, so all that landed on a
 key forms one chain, and every answer has its place beside it. That takes time in
 proportion to the history, not to the number of its orders: contention of hundreds of
-thousands of operations is judged in seconds, and exactly. ``registers`` (below) has the
-operations, and the search that this module is held against in its tests.
+thousands of operations is judged in seconds, and exactly. ``registers`` says what an
+operation is.
 """
 
 from __future__ import annotations
 
-import bisect
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,7 +26,8 @@ def check_versions(
 
     They are loads and commits. Each key had no record at first, or the version in
     ``start``. A version may be sent more than once (after an unknown outcome), always
-    on the same expected one; it lands once. Records are not swept meanwhile.
+    on the same expected one. It lands once, and each other copy may be told that it
+    landed for as long as that version is there. Records are not swept meanwhile.
     """
     for key, those in by_key(operations).items():
         _check_key(those, None if start is None else start.get(key))
@@ -41,17 +41,18 @@ def _check_key(operations: Sequence[Operation], start: Hashable) -> None:
 
 
 class _Step(NamedTuple):
-    """One version that was there: its commit (none for the first), then who saw it."""
+    """One version that was there: its commit (none for the first), then who met it."""
 
     version: Hashable
     commit: Operation | None
-    loads: list[Operation]
+    met: list[Operation]
+    """Loads, and copies of the commit that found it there."""
     refusals: list[Operation]
     """Commits on this version that were told that it was not there."""
 
     @property
     def shown_by(self) -> list[Operation]:
-        return self.loads if self.commit is None else [self.commit, *self.loads]
+        return self.met if self.commit is None else [self.commit, *self.met]
 
 
 class _Chain:
@@ -62,7 +63,7 @@ class _Chain:
         self._commits: dict[Hashable, Operation] = {}
         self._after: dict[Hashable, Hashable] = {}
         self._landed: set[Hashable] = set()
-        self._loads: dict[Hashable, list[Operation]] = {}
+        self._met: dict[Hashable, list[Operation]] = {}
         self.refusals: dict[Hashable, list[Operation]] = {}
         for one in operations:
             self._note(one)
@@ -78,7 +79,7 @@ class _Chain:
     def _note(self, one: Operation) -> None:
         if one.kind is Kind.LOAD:
             if one.outcome is True:
-                self._loads.setdefault(one.version, []).append(one)
+                self._met.setdefault(one.version, []).append(one)
             return
         if one.kind is not Kind.COMMIT:
             raise ValueError(f"only loads and commits have versions: {one}")
@@ -91,10 +92,11 @@ class _Chain:
             return
         if known.expected != one.expected:
             raise ValueError(f"one version, on two others: {known}; {one}")
-        if known.outcome is True and one.outcome is True:
-            raise Violation("the same commit landed twice", known, one)
-        if _surer(one) > _surer(known):
-            self._commits[one.version] = one
+        # Who of them landed makes no difference, so that is the first that may have.
+        first, copy = sorted((known, one), key=lambda o: (o.outcome is False, o.called))
+        self._commits[one.version] = first
+        if copy.outcome is True:
+            self._met.setdefault(one.version, []).append(copy)
 
     def _land(self, version: Hashable, shown_by: Operation) -> None:
         """Note that a version was there, and so was all that it rests on."""
@@ -137,128 +139,80 @@ class _Chain:
         return _Step(
             version,
             self._commits.get(version),
-            self._loads.get(version, []),
+            self._met.get(version, []),
             self.refusals.get(version, []),
         )
-
-
-def _surer(one: Operation) -> tuple[bool, bool, int]:
-    """Rank copies of one commit: the one that landed, if any did, comes highest."""
-    return one.outcome is True, one.outcome is None, -one.called
 
 
 def _check_real_time(steps: Sequence[_Step]) -> None:
     """No operation had returned before one was called that comes earlier."""
     latest: Operation | None = None
     for step in steps:
-        if step.commit is not None:
-            _check_after(step.commit, latest)
-            latest = _later(latest, step.commit)
-        for load in step.loads:
-            _check_after(load, latest)
-        for load in step.loads:
-            latest = _later(latest, load)
+        for those in ([] if step.commit is None else [step.commit]), step.met:
+            for one in those:
+                if latest is not None and one.end < latest.called:
+                    raise Violation(_said(latest, steps), latest, one)
+            for one in those:
+                if latest is None or one.called > latest.called:
+                    latest = one
 
 
-def _check_after(one: Operation, latest: Operation | None) -> None:
-    if latest is not None and one.end < latest.called:
-        raise Violation(
+def _said(late: Operation, steps: Sequence[_Step]) -> str:
+    """Return what is wrong with an operation that was called too late for its place."""
+    if late.kind is Kind.LOAD:
+        return (
             "a stale read: the version that it found had been replaced before it began"
-            if latest.kind is Kind.LOAD
-            else "a version was there before the commit that led to it began",
-            latest,
-            one,
         )
-
-
-def _later(latest: Operation | None, one: Operation) -> Operation:
-    return one if latest is None or one.called > latest.called else latest
-
-
-class _Range(NamedTuple):
-    """Moments at which a commit can have landed, both ends included."""
-
-    first: int
-    last: int
+    if any(step.commit is late for step in steps):
+        return "a version was there before the commit that led to it began"
+    return "told that it landed, though it had been replaced before it was sent again"
 
 
 def _check_refusals(chain: _Chain, steps: Sequence[_Step]) -> None:
     """Hold each refused commit against the version that it expected.
 
     It met another one, so it began before that one came, or returned after that one
-    went. The moments at which each commit can have landed are narrowed down along the
-    chain accordingly.
+    went. It is best for all that each version came as late as it can have: the fewer
+    are those who began later and for whom it has to be gone in time.
     """
-    first = list(
-        itertools.accumulate(
-            (max((one.called for one in s.shown_by), default=-NEVER) for s in steps),
-            max,
-        )
-    )
     last = list(
         itertools.accumulate(
             (min((one.end for one in s.shown_by), default=NEVER) for s in steps[::-1]),
             min,
         )
     )[::-1]
-    ranges = [_Range(-NEVER, -NEVER)]
+    came = first = -NEVER
     for index, (old, new) in enumerate(itertools.pairwise(steps), 1):
-        earliest = max(
-            first[index - 1], -NEVER if new.commit is None else new.commit.called
-        )
-        narrowed = _narrowed(ranges, old.refusals, earliest, last[index])
-        if not narrowed:
-            raise _refused(old, new, earliest, ranges[-1].last)
-        ranges = narrowed
-    if not _ends(chain, ranges, steps[-1], first[-1]):
-        raise _refused(steps[-1], None, NEVER, ranges[-1].last)
+        # Whoever showed the old version, and the new one's commit, had begun by then.
+        begun = [*old.shown_by, *new.shown_by[:1]]
+        first = max([first, *(one.called for one in begun)])
+        gone = min([last[index], *_ends_after(came, old.refusals)])
+        if gone < first:
+            raise _refused(old, new, first, came)
+        came = gone
+    _check_end(chain, steps[-1], came, first)
 
 
-def _narrowed(
-    ranges: Iterable[_Range], refusals: Iterable[Operation], first: int, last: int
-) -> list[_Range]:
-    """Return when the next commit can have landed, given that for the one before.
-
-    Those who were refused in between and had not begun when the version came must have
-    returned after it went. So the next one's end depends on when this one landed, and
-    changes only where one of them began.
-    """
-    ordered = sorted(refusals, key=lambda one: one.called)
-    calls = [one.called for one in ordered]
-    ends = [one.end for one in ordered]
-    soonest = list(itertools.accumulate(reversed(ends), min, initial=NEVER))[::-1]
-    found: list[_Range] = []
-    for landed in ranges:
-        begin = bisect.bisect_right(calls, landed.first)
-        stop = bisect.bisect_right(calls, landed.last)
-        for moment in (landed.first, *calls[begin:stop]):
-            one = _Range(
-                max(first, moment),
-                min(last, soonest[bisect.bisect_right(calls, moment)]),
-            )
-            if one.first > one.last:
-                continue
-            if found and one.first <= found[-1].last:
-                found[-1] = _Range(found[-1].first, max(found[-1].last, one.last))
-            else:
-                found.append(one)
-    return found
-
-
-def _ends(chain: _Chain, ranges: Sequence[_Range], tail: _Step, first: int) -> bool:
-    """Tell whether the last version can be the end, or a pending commit replaced it."""
-    stack = [(tail.version, ranges, first)]
+def _check_end(chain: _Chain, tail: _Step, came: int, first: int) -> None:
+    """The last version can be the end, or pending commits replaced it in time."""
+    first = max([first, *(one.called for one in tail.shown_by)])
+    stack = [(tail.version, came, first)]
     while stack:
-        version, ranges, first = stack.pop()
-        refusals = chain.refusals.get(version, [])
-        if all(one.called <= ranges[-1].last for one in refusals):
-            return True
+        version, came, first = stack.pop()
+        ends = _ends_after(came, chain.refusals.get(version, ()))
+        if not ends:
+            return
+        gone = min(ends)
         for commit in chain.pending.get(version, ()):
             earliest = max(first, commit.called)
-            narrowed = _narrowed(ranges, refusals, earliest, NEVER)
-            if narrowed:
-                stack.append((commit.version, narrowed, earliest))
-    return False
+            if earliest <= gone:
+                stack.append((commit.version, gone, earliest))
+    raise _refused(tail, None, NEVER, came)
+
+
+def _ends_after(came: int, refusals: Iterable[Operation]) -> list[int]:
+    """Return by when a version that came then was gone, as those refused may say."""
+    return [one.end for one in refusals if one.called > came]
 
 
 def _refused(old: _Step, new: _Step | None, gone: int, came: int) -> Violation:
@@ -275,10 +229,10 @@ def _refused(old: _Step, new: _Step | None, gone: int, came: int) -> Violation:
 
 
 def _witnesses(step: _Step, refusals: Sequence[Operation]) -> Iterator[Operation]:
-    """Walk the loads that show that the version had come, and had not gone."""
-    if step.loads:
-        came = min(step.loads, key=lambda one: one.end)
-        stayed = max(step.loads, key=lambda one: one.called)
+    """Walk those who show that the version had come, and had not gone."""
+    if step.met:
+        came = min(step.met, key=lambda one: one.end)
+        stayed = max(step.met, key=lambda one: one.called)
         if any(came.end < one.called for one in refusals):
             yield came
         if stayed is not came and any(stayed.called > one.end for one in refusals):
