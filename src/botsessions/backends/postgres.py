@@ -215,7 +215,7 @@ def _where(dsn: str) -> str:
     parts = urls.split(dsn)
     urls.check_readable(parts)
     # Not all readers agree on which of several is the end of the password.
-    if "@" in parts.netloc.rpartition("@")[0]:
+    if "@" in urls.login_and_hosts(parts)[0]:
         raise urls.unreadable()
     return f"{parts.hostname or 'localhost'}{parts.path}"
 

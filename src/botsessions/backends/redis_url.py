@@ -163,24 +163,44 @@ def _pool(
             login[name.removeprefix("sentinel_")] = value
         else:
             query.append((name, value))
-    credentials, at, hosts = parts.netloc.rpartition("@")
-    netloc = f"{credentials}{at}{hosts.partition(',')[0]}"
+    _, hosts = urls.login_and_hosts(parts)
     known = parts._replace(
-        scheme=scheme, netloc=netloc, path=path, query=urlencode(query)
+        scheme=scheme,
+        netloc=parts.netloc.removesuffix(hosts) + hosts.partition(",")[0],
+        path=path,
+        query=urlencode(query),
     )
-    pool: ConnectionPool = ConnectionPool.from_url(
-        known.geturl(),
+    return read_by_driver(
+        known,
+        parts,
         socket_timeout=None,  # the engine has limits of its own
         socket_connect_timeout=_PATIENCE,
         client_name=client_name,
     )
+
+
+def read_by_driver(
+    parts: SplitResult, given: SplitResult, **defaults: Any
+) -> ConnectionPool:
+    """Return what makes connections, or raise ValueError or TypeError; none is made.
+
+    ``given`` is the whole URL of which ``parts`` are for the driver.
+    """
     try:
+        pool: ConnectionPool = ConnectionPool.from_url(parts.geturl(), **defaults)
         pool.make_connection()
     except TypeError as exc:
-        raise TypeError(f"the driver knows no such option: {exc}") from exc
+        if not urls.has_password_in_query(given):
+            raise TypeError(f"the driver knows no such option: {exc}") from exc
     except RedisError as exc:
         raise ValueError(f"the driver does not take this URL: {exc}") from exc
-    return pool
+    else:
+        return pool
+    # Out here, so that the original is not even the context of this one.
+    raise TypeError(
+        "the driver knows no such option as one in the query of this URL; in a "
+        "password write & as %26"
+    )
 
 
 async def _connected(
