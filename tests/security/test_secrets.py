@@ -347,6 +347,35 @@ def test_a_server_that_quotes_what_it_does_not_know_shows_no_password(
     unlike("\n".join(log.texts), SECRET, QUOTED)
 
 
+@pytest.mark.parametrize(
+    "said", ["-ERR wrong AUTH %s\r\n", "-DENIED command AUTH u %s is forbidden\r\n"]
+)
+@pytest.mark.parametrize(
+    ("kind", "query"),
+    [
+        ("redis", ""),
+        ("redis+cluster", ""),
+        ("redis+sentinel", f"/m?sentinel_password={QUOTED}"),
+    ],
+)
+def test_a_server_that_quotes_it_in_words_of_its_own_shows_no_password(
+    kind: str, query: str, said: str, log: Log
+) -> None:
+    async def quoting(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        while await reader.read(65536):
+            writer.write((said % PASSWORD).encode())
+            await writer.drain()
+
+    async def work() -> None:
+        async with listening(quoting) as port:
+            await refused(f"{kind}://{LOGIN}@127.0.0.1:{port}{query}", timeout=1)
+
+    in_debug(work)
+    unlike("\n".join(log.texts), SECRET, QUOTED)
+
+
 def test_a_server_that_quotes_what_it_does_not_know_shows_no_session(
     without_commands: RedisServer, log: Log
 ) -> None:

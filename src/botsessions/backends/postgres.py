@@ -21,6 +21,7 @@ from botsessions.backends.postgres_errors import (
     is_cut_off,
     may_try_again,
     refused,
+    without_details,
 )
 from botsessions.backends.postgres_pool import Connections
 from botsessions.backends.postgres_table import Statements, prepare
@@ -139,6 +140,7 @@ class PostgresBackend:
             if may_try_again(exc):
                 return [False] * len(writes)
             if is_cut_off(exc):
+                without_details(exc)
                 raise OutcomeUnknownError(f"the connection ended: {exc!r}") from exc
             raise refused(exc, self._where) from exc
         return [(write.key, write.record.version.token) in landed for write in writes]
