@@ -262,6 +262,8 @@ UNESCAPED = [
         *UNESCAPED,
         f"redis+sentinel://127.0.0.1/m?sentinel_password=a&{SECRET}=b",
         f"postgresql://u:1/{SECRET}?a=b@127.0.0.1",
+        f"redis://u?s:{SECRET}=x@127.0.0.1",
+        f"redis://u/0?s:{SECRET}=x@127.0.0.1",
     ],
 )
 def test_a_password_that_is_not_escaped_is_not_quoted(url: str) -> None:

@@ -36,11 +36,14 @@ def check_readable(parts: SplitResult) -> None:
     """Refuse where a password that is not escaped was taken for something else.
 
     It then ends with an ``@`` behind what seems to be the hosts, as in
-    ``user:12?word=more@host``; so none may be there.
+    ``user:12/pass?word=more@host``. ``host/database?user=me@tenant`` has no colon
+    before it, and so cannot be meant as that.
     """
+    before = parts.netloc + parts.path + parts.query.rpartition("@")[0]
     ports = [host.rpartition("]")[2].partition(":")[2] for host in hosts(parts)]
     if (
-        "@" in parts.path + parts.query
+        "@" in parts.path
+        or ("@" in parts.query and (not parts.path or ":" in before))
         or parts.fragment
         or not all(not port or _is_port(port) for port in ports)
         or not all("=" in pair for pair in parts.query.split("&") if parts.query)
