@@ -18,8 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import botsessions as bs
 from botsessions import Codec, CorruptRecordError, UnsupportedValueError
 from botsessions.codec import EMPTY, RICH, holds, seal
+from tests.places import OnlyContract
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -471,3 +473,41 @@ def test_the_path_of_something_deep_is_not_told_in_full() -> None:
     with pytest.raises(UnsupportedValueError) as caught:
         Codec().encode(endless)
     assert len(str(caught.value)) < 200
+
+
+def _out_of_memory(_: Any) -> Any:
+    raise MemoryError
+
+
+def test_a_want_of_memory_is_no_fault_of_the_record() -> None:
+    data = bs.Codec().register(complex, "number", str, complex).encode({"a": 1j})
+    codec = bs.Codec().register(complex, "number", str, _out_of_memory)
+    with pytest.raises(MemoryError):
+        codec.decode(data)
+
+
+async def test_a_store_goes_on_after_a_want_of_memory() -> None:
+    key, other = bs.SessionKey(chat_id=1), bs.SessionKey(chat_id=2)
+    backend = bs.MemoryBackend()
+    sound = bs.Codec().register(complex, "number", str, complex)
+    async with bs.SessionStore(OnlyContract(backend), codec=sound) as store:
+        await store.put(key, {"a": 1j})
+    codec = bs.Codec().register(complex, "number", str, _out_of_memory)
+    async with bs.SessionStore(OnlyContract(backend), codec=codec) as store:
+        with pytest.raises(MemoryError):
+            await store.get(key)
+        with pytest.raises(MemoryError):
+            await store.update(key, lambda s: s)
+        assert await store.update(other, lambda s: {**s, "n": 1}) == {"n": 1}
+        assert await store.get(other) == {"n": 1}
+
+
+def test_a_type_that_is_not_known_is_told_apart_and_in_few_words() -> None:
+    data = bs.Codec().register(complex, "n" * 9999, str, complex).encode({"a": 1j})
+    with pytest.raises(bs.CorruptRecordError, match="does not know") as caught:
+        bs.Codec().decode(data)
+    assert caught.value.unknown_type == "n" * 80
+    assert len(str(caught.value)) < 300
+    with pytest.raises(bs.CorruptRecordError) as caught:
+        bs.Codec().decode(data[:-1])
+    assert caught.value.unknown_type is None

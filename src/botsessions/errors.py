@@ -58,7 +58,15 @@ class UnsupportedValueError(CodecError, TypeError):
 
 
 class CorruptRecordError(CodecError):
-    """Stored bytes that are no session; ``put`` or ``delete`` may replace them."""
+    """Stored bytes that are no session; ``put`` or ``delete`` may replace them.
+
+    ``unknown_type`` is the tag of a type that nobody has registered, if that is why:
+    then nothing is wrong with the session.
+    """
+
+    def __init__(self, message: str = "", *, unknown_type: str | None = None) -> None:
+        super().__init__(message)
+        self.unknown_type = unknown_type
 
 
 class SessionTooLargeError(SessionError, ValueError):

@@ -408,7 +408,7 @@ def test_a_wrong_command_line(cli: Cli, options: list[str], said: str) -> None:
     [
         ("sqlite:///bot.db", "write redis://host:6379/0"),
         ("redis://ada:hunter2@host/zero", "write redis://host:6379/0"),
-        ("redis://ada:hunter2@[host", "write redis://host:6379/0"),
+        ("redis://ada:hunter2@[host", "this URL cannot be read"),
         ("redis+cluster://host", "write redis://host:6379/0"),
     ],
 )

@@ -1,61 +1,167 @@
-"""Targets: the command line, whatever is typed, with whatever on standard input."""
+"""Targets: each command of the command line, whatever is typed, whatever it is to read.
+
+Its arguments are such as it takes, but where one is drawn to be something else.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
+import pickle
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest.mock import patch
 
 from hypothesis import strategies as st
 
 from botsessions.cli import main
-from tests.security.fuzzing import SECRET, Target, words
+from tests.security.fuzzing import Target, words
 from tests.security.inputs import form_texts, lines, pickles, recordings
 
-COMMANDS: dict[str, tuple[int, tuple[str, ...]]] = {
-    "replay": (1, ("--handler",)),
-    "list": (
-        0,
-        ("--chat", "--user", "--topic", "--bot", "--name", "--limit", "--after"),
-    ),
-    "show": (1, ()),
-    "put": (2, ()),
-    "delete": (1, ()),
-    "copy": (2, ()),
-    "export": (1, ()),
-    "import": (1, ()),
-    "stats": (0, ()),
-    "delete-expired": (0, ()),
-    "version": (0, ()),
-    "import-from aiogram-redis": (
-        1,
-        ("--bot", "--prefix", "--separator", "--with-bot-id", "--with-destiny"),
-    ),
-    "import-from ptb-pickle": (1, ("--write", "--partial")),
-    "import-from telebot-redis": (1, ("--bot", "--prefix", "--with-thread-id")),
-    "import-from telebot-pickle": (1, ("--bot", "--separator", "--write")),
-    "import-from": (0, ()),
-    "no-such": (1, ()),
-}
-_EVERYWHERE = ("--store", "--namespace", "--json", "--help", "--no-such", "-h", "--")
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Of URLs alone: the content of files has words of its own that may be shown.
+PASSWORD = "PA55W0RD"  # noqa: S105 - of a test
 # Nobody listens there, and no name is looked up.
-_URLS = [
-    f"redis://u:{SECRET}@127.0.0.1:1/0",
-    f"rediss://u:{SECRET}@127.0.0.1:1/0?ssl_cert_reqs=x",
-    f"postgresql://u:{SECRET}@127.0.0.1:1/db?sslmode=x",
-    f"redis://u:a b{SECRET}'\"@127.0.0.1:1/0",
-    f"redis+cluster://:{SECRET}@127.0.0.1:1",
-    f"redis://u:12?{SECRET}=x@127.0.0.1:1",
-    f"postgresql://u:x[{SECRET}]@127.0.0.1/d",
-    f"env:redis://u:{SECRET}@127.0.0.1",
-    *("env:URL", "env:NOT_SET", "env:", "memory://", "sqlite:///bot.db", "sqlite://"),
-    *("sqlite:///new.db", "sqlite:///no/where.db", "redis://127.0.0.1:1?no=1", "://"),
-]
+_WITH_PASSWORD = st.sampled_from(
+    [
+        f"redis://u:{PASSWORD}@127.0.0.1:1/0",
+        f"redis://127.0.0.1:1/0?password={PASSWORD}",
+        f"rediss://u:{PASSWORD}@127.0.0.1:1/0?ssl_cert_reqs=x",
+        f"postgresql://u:{PASSWORD}@127.0.0.1:1/db?sslmode=x",
+        f"postgresql://127.0.0.1:1/db?user=u&password={PASSWORD}&sslmode=x",
+        f"redis://u:a b{PASSWORD}'\"@127.0.0.1:1/0",
+        f"redis+cluster://:{PASSWORD}@127.0.0.1:1",
+        f"redis://u:12?{PASSWORD}=x@127.0.0.1:1",
+        f"redis://u:{PASSWORD}.x@127.0.0.1",
+        f"postgresql://u:x[{PASSWORD}]@127.0.0.1/d",
+        f"env:redis://u:{PASSWORD}@127.0.0.1",
+        f"u:{PASSWORD}@127.0.0.1",
+    ]
+)
+# No letter by which a name of a module, or a path to elsewhere, could come out.
+_junk = words.map(lambda text: text.replace("/", "").replace("..", ""))
+_anything = (
+    st.sampled_from(["", "-", "--", "-1", "0", "9" * 5000, "x" * 300, ":", "a=b"])
+    | _junk
+    | _WITH_PASSWORD
+    | _WITH_PASSWORD
+)
+
+_file = st.just("file")
+_key = st.sampled_from(["chat=1", "chat=1/user=2", "chat=s:a"])
+_id = st.sampled_from(["1", "-100", "s:a", "2"])
+_store = st.sampled_from(["sqlite:///bot.db", "memory://", "sqlite:///file", "env:DB"])
+_lasting = st.sampled_from(["sqlite:///bot.db", "sqlite:///new.db", "env:DB"])
+_redis = st.sampled_from(["env:URL", "redis://127.0.0.1:1", "rediss://127.0.0.1:1/2"])
+_name = st.sampled_from(["sessions", "a.b", "fsm"])
+_handler = st.just("botsessions.cli.handlers:count")
+# What an option takes; None is a flag.
+Options = dict[str, st.SearchStrategy[str] | None]
+_COMMON: Options = {"--store": _store, "--namespace": _name, "--json": None}
+_PLACE: Options = {
+    "--bot": _id,
+    "--prefix": _name,
+    "--separator": st.sampled_from([":", "|"]),
+    "--with-business-connection-id": None,
+    "--with-thread-id": None,
+}
+_TAKE: Options = {"--write": None, "--partial": None}
+
+
+class Command(NamedTuple):
+    takes: tuple[st.SearchStrategy[str], ...] = ()
+    options: Options = {}  # noqa: RUF012 - nobody changes it
+    content: st.SearchStrategy[bytes] = st.just(b"")
+    sound: str = ""
+    """Arguments that are in order."""
+    reads: bytes = b""
+    ends: int = 0
+    """The exit code, if it is given these arguments and reads this."""
+    examples: int = 8
+
+
+COMMANDS: Mapping[str, Command] = {
+    "replay": Command(
+        (_file,),
+        {"--handler": _handler},
+        recordings,
+        "file",
+        b'{"update_id": 1, "message": {"chat": {"id": 1}, "from": {"id": 2}}}',
+        examples=12,
+    ),
+    "list": Command(
+        (),
+        {
+            **{f"--{part}": _id for part in ("chat", "user", "topic", "bot", "limit")},
+            "--name": _name,
+            "--after": _key,
+        },
+    ),
+    "show": Command((_key,), sound="chat=1", ends=1),
+    "put": Command(
+        (_key, st.sampled_from(["-", "{}", '{"a": {"$tuple": [1]}}'])),
+        {},
+        form_texts,
+        "chat=1 -",
+        b'{"a": 1}',
+    ),
+    "delete": Command((_key,), sound="chat=1"),
+    "copy": Command(
+        (_lasting, st.just("sqlite:///other.db")),
+        sound="sqlite:///file sqlite:///other.db",
+    ),
+    "export": Command((st.sampled_from(["out", "-", "file"]),), sound="out"),
+    "import": Command(
+        (_file,),
+        {},
+        lines,
+        "file",
+        b'{"key": "chat=1", "session": {"a": 1}}\n',
+        examples=12,
+    ),
+    "stats": Command(),
+    "delete-expired": Command(),
+    "version": Command(examples=4),
+    "conform": Command(
+        (st.just("botsessions:MemoryBackend"),),
+        {
+            "--only": st.just("a missing key has no record"),
+            "--timelines": st.just("drawn"),
+        },
+        sound="botsessions:MemoryBackend --only a_missing_key_has_no_record",
+    ),
+    "import-from aiogram-redis": Command(
+        (_redis,),
+        {**_PLACE, **_TAKE, "--with-bot-id": None, "--with-destiny": None},
+        sound="env:URL --bot 1",
+        ends=1,
+    ),
+    "import-from telebot-redis": Command(
+        (_redis,), {**_PLACE, **_TAKE}, sound="env:URL --bot 1", ends=1
+    ),
+    "import-from ptb-pickle": Command(
+        (_file,),
+        _TAKE,
+        pickles,
+        "file",
+        pickle.dumps({"user_data": {1: {"x": 1}}}),
+        examples=12,
+    ),
+    "import-from telebot-pickle": Command(
+        (_file,),
+        {**_PLACE, **_TAKE},
+        pickles,
+        "file --bot 7",
+        pickle.dumps({1: {2: {"state": "s", "data": {}}}}),
+        examples=12,
+    ),
+    "no-such": Command((_file,), sound="file", ends=2, examples=4),
+}
 
 
 class CommandLine(NamedTuple):
@@ -64,41 +170,36 @@ class CommandLine(NamedTuple):
     """Of the file, and of standard input."""
 
 
-_urls = st.sampled_from(_URLS)
-# No letter by which a name of a module, or a path to elsewhere, could come out.
-_junk = words.map(lambda text: text.replace("/", "").replace("..", ""))
-_values = (
-    st.sampled_from(
-        [
-            *("file", "-", "chat=1", "chat=1/user=2", "s:a", "-100", "0", "1", "{}"),
-            *('{"a": {"$tuple": [1]}}', "[]", "", "9" * 5000, "x" * 300, "fsm", ":"),
-            *("botsessions.cli.handlers:count", "no.such:handler", "no_such", "a=b"),
-        ]
-    )
-    | _junk
-    | _urls
-)
-
-
 @st.composite
-def command_lines(draw: st.DrawFn) -> CommandLine:
-    """Draw a command, about as many arguments as it takes, and options."""
-    name = draw(st.sampled_from(list(COMMANDS)))
-    takes, known = COMMANDS[name]
-    takes = max(0, takes + draw(st.sampled_from([0, 0, 0, 0, 0, 1, -1])))
-    value = _urls if name == "copy" or "redis" in name else _values
-    arguments = [draw(value | _values) for _ in range(takes)]
-    for _ in range(draw(st.integers(0, 3))):
-        arguments.append(draw(st.sampled_from((*known, *_EVERYWHERE))))
-        if draw(st.booleans()):
-            arguments.append(draw(_values))
-    if draw(st.integers(0, 3)) == 0:
-        arguments += ["--store", draw(_urls)]
-    content = draw(lines | form_texts | pickles | st.binary(max_size=20) | recordings)
-    return CommandLine([*name.split(), *arguments], content)
+def command_lines(draw: st.DrawFn, name: str) -> CommandLine:
+    """Draw what a command takes, in half of the cases with something wrong."""
+    command = COMMANDS[name]
+    options = {**command.options, **_COMMON}
+    arguments = [draw(value) for value in command.takes]
+    chosen = draw(st.lists(st.sampled_from(sorted(options)), max_size=3, unique=True))
+    if name == "conform":  # but for this one check it would take seconds
+        chosen = [*(option for option in chosen if option != "--only"), "--only"]
+    for option in chosen:
+        value = options[option]
+        arguments += [option] if value is None else [option, draw(value)]
+    if draw(st.booleans()):
+        wrong = draw(st.sampled_from(["in place", "more", "less", "option"]))
+        place = draw(st.integers(0, len(arguments)))
+        if wrong == "option":
+            arguments[place:place] = [
+                draw(st.sampled_from([*options, "--help", "-h", "--no-such", "--"])),
+                draw(_anything),
+            ]
+        elif wrong == "more":
+            arguments.insert(place, draw(_anything))
+        elif name != "conform" or place < len(command.takes):
+            arguments[place : place + 1] = (
+                [draw(_anything)] if wrong == "in place" else []
+            )
+    return CommandLine([*name.split(), *arguments], draw(command.content))
 
 
-def command(line: CommandLine) -> None:
+def command(line: CommandLine) -> str:
     """Carry out a command line: an exit code that is documented, and few words."""
     out, err = io.StringIO(), io.StringIO()
     before = Path.cwd()
@@ -108,8 +209,9 @@ def command(line: CommandLine) -> None:
             Path("file").write_bytes(line.content)
             stdin = io.TextIOWrapper(io.BytesIO(line.content))
             environment = {
-                "BOTSESSIONS_STORE": "sqlite:///bot.db",
-                "URL": f"redis://u:{SECRET}@127.0.0.1:1/0",
+                "BOTSESSIONS_STORE": "memory://",
+                "DB": "sqlite:///bot.db",
+                "URL": f"redis://u:{PASSWORD}@127.0.0.1:1/0",
             }
             with (
                 patch.dict(os.environ, environment),
@@ -124,10 +226,40 @@ def command(line: CommandLine) -> None:
     assert code in {0, 1, 2, 3, 130}
     said = out.getvalue() + err.getvalue()
     assert "Traceback" not in said
-    if SECRET.encode() not in line.content:
-        assert SECRET not in said
+    # An export names the file that it made, whatever that is called.
+    if code or "export" not in line.arguments:
+        assert PASSWORD not in said
     if code:
         assert err.getvalue().startswith("botsessions: ")
+    return str(code)
 
 
-TARGETS = [Target("command-line", command_lines(), command, 80)]
+TARGETS: list[Target] = [
+    Target(
+        f"botsessions-{name.replace(' ', '-')}",
+        command_lines(name),
+        command,
+        found.examples,
+        frozenset({str(found.ends)}),
+        (CommandLine([*name.split(), *found.sound.split()], found.reads),),
+    )
+    for name, found in COMMANDS.items()
+]
+
+
+def missing() -> set[Any]:
+    """Return the commands and options that no target has."""
+    from typer.main import get_command  # noqa: PLC0415
+
+    from botsessions.cli.app import app  # noqa: PLC0415
+
+    found: set[Any] = set()
+    group: Any = get_command(app)
+    commands = dict(group.commands)
+    for name, inner in commands.pop("import-from").commands.items():
+        commands[f"import-from {name}"] = inner
+    for name, each in commands.items():
+        options = {o for p in each.params for o in p.opts if o.startswith("--")}
+        known = {*COMMANDS[name].options, *_COMMON} if name in COMMANDS else set()
+        found |= {(name, option) for option in options - known - {"--help"}}
+    return found

@@ -1,19 +1,22 @@
 """How hostile input is made and played: targets, seeds, and what all of them use.
 
 A target is a strategy and what must hold of each of its values. Each play has a seed of
-its own; a failure says how to get the same again.
+its own; a failure says how to get the same again. What comes of a value has a name, and
+``test_fuzzing`` sees that sound ones arrive as well.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import faulthandler
 import os
 import random
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, example, given, seed, settings
 from hypothesis import strategies as st
 
 if TYPE_CHECKING:
@@ -21,55 +24,83 @@ if TYPE_CHECKING:
 
 # What nobody may find in an error, a log or a repr.
 SECRET = "S3CRET"  # noqa: S105 - of a test
-# Seconds of work that no single value may take.
-PATIENCE = 5.0
+# Seconds of work that no single value may take; and seconds after which one hangs.
+PATIENCE, HANGS = 5.0, 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is fed, with what, and how often in ``make test``."""
+    """What is fed, with what, and how often in ``make test``.
+
+    ``check`` returns what came of a value. ``ends`` are those without which the target
+    is not what it is said to be: they come in each play.
+    """
 
     name: str
     values: st.SearchStrategy[Any]
-    check: Callable[[Any], None]
+    check: Callable[[Any], str]
     examples: int = 300
+    ends: frozenset[str] = frozenset()
+    first: tuple[Any, ...] = ()
+    """Values to begin with, where few are drawn."""
 
 
-def play(target: Target, examples: int | None = None) -> None:
-    """Feed a target, and raise for the smallest value that something is wrong with."""
+def play(target: Target) -> Counter[str]:
+    """Feed a target; raise for the smallest value that something is wrong with.
+
+    Returns how often each end came. How many examples there are is no argument: a seed
+    gives the same ones only with the same number.
+    """
     number = int(os.environ.get("FUZZ_SEED", random.SystemRandom().getrandbits(32)))
+    ends: Counter[str] = Counter()
 
     @seed(number)
     @settings(
-        max_examples=target.examples if examples is None else examples,
+        max_examples=target.examples,
         deadline=None,
         database=None,
+        print_blob=True,
         suppress_health_check=list(HealthCheck),
     )
     @given(target.values)
     def feed(value: Any) -> None:
         began = time.process_time()
-        target.check(value)
+        # What hangs is not stopped by any check after it. This ends the process, and
+        # shows where it is.
+        faulthandler.dump_traceback_later(HANGS, exit=True)
+        try:
+            ends[target.check(value)] += 1
+        finally:
+            faulthandler.cancel_dump_traceback_later()
         assert time.process_time() - began < PATIENCE
 
+    for value in target.first:
+        feed = example(value)(feed)
     try:
         feed()
     except BaseException as exc:
         exc.add_note(f"run it again with FUZZ_SEED={number} (target {target.name})")
         raise
+    return ends
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Return an error and all that led to it."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+    """Return an error and all that led to it, or is in it."""
+    if error is None:
+        return
+    yield error
+    yield from chain(error.__cause__)
+    if error.__context__ is not error.__cause__:
+        yield from chain(error.__context__)
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from chain(each)
 
 
 def tells_nothing(error: BaseException, *secrets: str) -> None:
     """Check that neither an error nor what led to it has a word of what is secret."""
     for each in chain(error):
-        for text in (str(each), repr(each)):
+        for text in (str(each), repr(each), *getattr(each, "__notes__", ())):
             for secret in secrets or (SECRET,):
                 assert secret not in text, text
 

@@ -6,13 +6,12 @@ import asyncio
 import dataclasses
 import enum
 import zlib
-from typing import Any
 
 import ormsgpack
 from hypothesis import strategies as st
 
 import botsessions as bs
-from botsessions.backends.redis_record import unpacked
+from botsessions.backends.redis_record import _packed, unpacked
 from botsessions.codec import RICH, seal
 from botsessions.record import RING_LENGTH, ring_after, tokens
 from tests.places import OnlyContract
@@ -122,16 +121,21 @@ records = (
 )
 
 
-def decode(data: bytes) -> None:
+def decode(data: bytes) -> str:
     """Decode: one session, or a CorruptRecordError that quotes nothing."""
     try:
         session = CODEC.decode(data)
     except bs.CorruptRecordError as exc:
-        # The name of a type that is not registered is to be told.
-        if "a type that this store does not know" not in str(exc):
+        if exc.unknown_type is None:
             tells_nothing(exc)
-    else:
-        assert type(session) is dict
+            return "corrupt"
+        # The name of a type that is not registered is to be told.
+        said = str(exc).replace(repr(exc.unknown_type), "")
+        assert SECRET not in said
+        assert len(said) < 200
+        return "unknown"
+    assert type(session) is dict
+    return "read"
 
 
 # Keys.
@@ -146,25 +150,50 @@ _parts = st.builds(
     ),
     st.builds("{}{}".format, st.sampled_from(["", "s:", "S:"]), words) | _numbers,
 )
+_ids = st.integers(-(2**63), 2**63 - 1)
+_names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=9)
+sound_keys = st.builds(
+    bs.SessionKey,
+    chat_id=_ids | _names,
+    user_id=st.none() | _ids | _names,
+    topic_id=st.none() | _ids,
+    guest=st.booleans(),
+    bot_id=st.none() | _ids,
+    name=st.none() | _names,
+).map(str)
+
+
+@st.composite
+def _changed(draw: st.DrawFn) -> str:
+    """Draw the text of a key in which one thing is another, perhaps."""
+    text = draw(sound_keys)
+    begin = draw(st.integers(0, len(text)))
+    end = begin + draw(st.integers(0, 3))
+    return text[:begin] + draw(words | st.just(text[begin:end])) + text[end:]
+
+
 key_texts = (
-    st.lists(_parts, max_size=5).map("/".join)
+    _changed()
+    | sound_keys
+    | st.lists(_parts, max_size=5).map("/".join)
     | words
     | st.builds("chat={}/user={}".format, _numbers, _numbers)
     | st.builds(lambda text, n: text * n, words, st.integers(1, 4000))
 )
 
 
-def parse(text: str) -> None:
+def parse(text: str) -> str:
     """Parse: a key that is written just so, or InvalidKeyError."""
     try:
         key = bs.SessionKey.parse(text)
     except bs.InvalidKeyError:
-        return
+        return "refused"
     assert str(key) == text
     assert bs.SessionKey.parse(str(key)) == key
     assert len(text) <= 1000
     assert all("!" <= sign <= "~" for sign in text)
     assert not set(text) & set("'\"$;`\\<>|&*?[]{}()!~#^ ")
+    return "read"
 
 
 # What a database may hold of a record.
@@ -182,7 +211,7 @@ stored = st.builds(
 )
 
 
-def ring(record: bs.Record) -> None:
+def ring(record: bs.Record) -> str:
     """Read and write on a ring of any bytes."""
     remembered = tokens(record)
     assert remembered[0] == record.version.token
@@ -191,16 +220,19 @@ def ring(record: bs.Record) -> None:
     assert len(following) <= 8 * RING_LENGTH
     after = record._replace(ring=following)
     assert tokens(after)[1 : RING_LENGTH + 1] == remembered[:RING_LENGTH]
+    return "read"
 
 
-def redis_string(data: bytes) -> None:
+def redis_string(data: bytes) -> str:
     """Read what Redis may have under a key."""
     found = unpacked("sessions/chat=1", data)
     if isinstance(found, bs.Record):
         tokens(found)
-    else:
-        assert isinstance(found, bs.BackendError)
-        tells_nothing(found)
+        ring_after(found)
+        return "read"
+    assert isinstance(found, bs.BackendError)
+    tells_nothing(found)
+    return "not ours"
 
 
 async def _over(record: bs.Record, key: str) -> bs.SessionStore:
@@ -230,9 +262,10 @@ async def _replaced(record: bs.Record) -> None:
             assert await store.get(OTHER) == {"n": 2}
 
 
-def store(record: bs.Record) -> None:
+def store(record: bs.Record) -> str:
     """Use a session whose record somebody else wrote, and another beside it."""
     asyncio.run(_replaced(record))
+    return "used"
 
 
 async def _locked(record: bs.Record) -> None:
@@ -245,22 +278,40 @@ async def _locked(record: bs.Record) -> None:
         assert await one.get(KEY) == {"n": 1}
 
 
-def lock(record: bs.Record) -> None:
+def lock(record: bs.Record) -> str:
     """Ask for a lock of which somebody else wrote the record."""
     asyncio.run(_locked(record))
+    return "used"
 
 
-def _redis_strings() -> st.SearchStrategy[Any]:
-    head = st.just(b"\xb5\x01") | st.binary(max_size=2)
-    return st.builds(lambda mark, rest: mark + rest, head, st.binary(max_size=60))
-
+_strings = stored.map(
+    lambda record: _packed(
+        record._replace(ring=record.ring[: len(record.ring) // 8 * 8])
+    )
+)
+redis_strings = (
+    _strings | mutated(_strings) | st.binary(max_size=60).map(b"\xb5\x01%b".__mod__)
+)
 
 TARGETS = [
-    Target("codec", records, decode, 300),
-    Target("codec-types", types, decode, 300),
-    Target("keys", key_texts, parse, 300),
-    Target("rings", stored, ring, 100),
-    Target("redis-strings", _redis_strings(), redis_string),
+    Target(
+        "codec",
+        records,
+        decode,
+        150,
+        frozenset({"read", "corrupt"}),
+        (CODEC.encode({"a": Form(Step.NAME)}),),
+    ),
+    Target("codec-types", types, decode, 200, frozenset({"read", "corrupt"})),
+    Target("keys", key_texts, parse, 200, frozenset({"read", "refused"})),
+    Target("rings", stored, ring, 100, frozenset({"read"})),
+    Target(
+        "redis-strings",
+        redis_strings,
+        redis_string,
+        100,
+        frozenset({"read", "not ours"}),
+    ),
     Target("records-in-a-store", stored, store, 60),
     Target("locks", stored, lock, 40),
 ]

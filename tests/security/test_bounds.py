@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import json
+import pickle
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import ormsgpack
@@ -14,11 +18,12 @@ from hypothesis import strategies as st
 from redis import Redis
 
 import botsessions as bs
+from botsessions.cli import main
 from botsessions.cli.imports import aiogram, redis, telebot
 from botsessions.cli.imports.carry import Left, Taken
 from botsessions.codec import RICH, seal
 from tests.cli.tool import ENVIRONMENT
-from tests.security.fuzzing import Target, documents, mutated, play, words
+from tests.security.fuzzing import PATIENCE, Target, documents, mutated, play, words
 from tests.security.inputs import taken
 
 if TYPE_CHECKING:
@@ -96,6 +101,36 @@ def test_a_hostile_record_takes_a_bounded_multiple_of_its_size(
     assert done.stdout.split() == [expected], done.stderr
 
 
+def imported(path: Path, content: Any) -> tuple[dict[str, Any], float]:
+    """Return what came of reading a pickle, and how many seconds it took."""
+    path.write_bytes(pickle.dumps(content))
+    out = io.StringIO()
+    began = time.process_time()
+    with contextlib.redirect_stdout(out):
+        main(["import-from", "ptb-pickle", str(path), "--store", "memory://", "--json"])
+    return json.loads(out.getvalue()), time.process_time() - began
+
+
+def test_a_small_pickle_that_is_huge_when_it_is_written_out_is_left_out(
+    tmp_path: Path,
+) -> None:
+    value: Any = ["a"]
+    for _ in range(60):
+        value = [value, value]
+    content = {"user_data": {number: {"a": value} for number in range(1, 100)}}
+    found, seconds = imported(tmp_path / "p", content)
+    assert (found["found"], found["left"]) == (99, 99)
+    assert found["refused"] == {"too large": 99}
+    assert seconds < PATIENCE
+
+
+def test_what_many_sessions_share_is_carried_over_to_each(tmp_path: Path) -> None:
+    menu = {f"item {number}": ["a", "b", number] for number in range(200)}
+    content = {"user_data": {number: {"menu": menu} for number in range(1, 300)}}
+    found, _ = imported(tmp_path / "p", content)
+    assert found["imported"] == 299
+
+
 # What another library may have in Redis, on a real server.
 
 _keys = st.builds(
@@ -142,7 +177,7 @@ def test_whatever_another_library_has_in_redis_is_taken_or_left(
 
     with Redis(port=redis_server.port, db=9) as client:
 
-        def check(stored: dict[bytes, Any]) -> None:
+        def check(stored: dict[bytes, Any]) -> str:
             client.flushdb()
             for key, value in stored.items():
                 if isinstance(value, dict):
@@ -152,8 +187,9 @@ def test_whatever_another_library_has_in_redis_is_taken_or_left(
                 else:
                     client.set(key, value)
             asyncio.run(read())
+            return "read"
 
-        play(Target("redis-imports", _stored, check, 40))
+        play(Target("redis-imports", _stored, check, 25))
         client.flushdb()
 
 

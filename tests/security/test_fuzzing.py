@@ -21,7 +21,12 @@ TARGETS = [
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 def test_hostile_input_ends_as_documented(target: Target) -> None:
-    play(target)
+    ends = play(target)
+    assert target.ends <= ends.keys(), ends
+
+
+def test_each_command_and_option_is_fed() -> None:
+    assert not commands.missing()
 
 
 @pytest.mark.soak
@@ -30,4 +35,4 @@ def test_hostile_input_ends_as_documented_for_minutes() -> None:
     for target in itertools.cycle(TARGETS):
         if time.monotonic() > end:
             return
-        play(target, 10 * target.examples)
+        play(target)

@@ -7,6 +7,7 @@ before and after: nothing but the records that were written may differ.
 from __future__ import annotations
 
 import os
+import pickle
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import pytest
 from redis import Redis
 
 import botsessions as bs
+from botsessions.cli import main
 from botsessions.record import Record, Version, Write
 from tests.places import PLACES, Place, new_name
 
@@ -327,3 +329,44 @@ async def test_hostile_keys_change_nothing_else_in_sqlite(tmp_path: Path) -> Non
     assert dump() == before
     files = {"bot.db", "bot.db-wal", "bot.db-shm"}
     assert set(os.listdir(tmp_path)) <= files  # noqa: PTH208 - in a coroutine
+
+
+# What a terminal would obey, or take for a line of ours: a new title, a clear screen.
+ESCAPES = "evil\x1b]0;pwned\x07\x1b[2J\nforged\u202e"
+
+
+class _Named:
+    """Makes a pickle ask for a global of a hostile name."""
+
+    def __reduce__(self) -> Any:
+        return eval, ("NAME",)
+
+
+def pickled() -> bytes:
+    name = ESCAPES.encode()
+    head, _, tail = pickle.dumps({"user_data": {1: {"a": _Named()}}}, 4).partition(
+        b"\x8c\x04eval"
+    )
+    # Without the frame, which has a length.
+    return (head + b"\x8c" + bytes([len(name)]) + name + tail).replace(
+        head[2:11], b"", 1
+    )
+
+
+def test_no_terminal_obeys_what_is_printed(
+    redis_server: RedisServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "p").write_bytes(pickled())
+    url = f"{redis_server.url}/8"
+    with Redis(port=redis_server.port, db=8) as client:
+        client.flushdb()
+        client.set(f"fsm:1:2:{ESCAPES}:state", "s")
+        for line in (
+            ["ptb-pickle", str(tmp_path / "p")],
+            ["aiogram-redis", url, "--bot", "7", "--with-destiny"],
+        ):
+            main(["import-from", *line, "--store", "memory://"])
+            printed = capsys.readouterr().out
+            assert "evil\\x1b]0;pwned\\x07\\x1b[2J\\nforged\\u202e" in printed
+            assert all(text.isprintable() for text in printed.split("\n"))
+        client.flushdb()

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import stat
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import botsessions as bs
+from botsessions.backends import sqlite_file
 from botsessions.cli import main
 from tests.cli.tool import ENVIRONMENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 KEY = bs.SessionKey(chat_id=1)
-NOBODY = 65534
+NOBODY, USER = 65534, 54321
+CONTENT = b"C0NTENT"
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root gives files to somebody else"
@@ -52,7 +56,7 @@ def use(path: Path) -> dict[str, int]:
 
     async def work() -> dict[str, int]:
         async with bs.open_store(f"sqlite:///{path}") as store:
-            await store.put(KEY, {"n": 1})
+            await store.put(KEY, {"n": 1, "of": CONTENT})
             return modes(path.parent)
 
     return asyncio.run(work())
@@ -126,7 +130,7 @@ def test_a_file_that_several_processes_make_at_once_is_for_its_owner(
         assert asyncio.run(read(directory / "a.db")) == {"n": 3}
 
 
-async def read(path: Path) -> dict[str, int]:
+async def read(path: Path) -> dict[str, Any]:
     async with bs.open_store(f"sqlite:///{path}") as store:
         return await store.get(KEY)
 
@@ -148,7 +152,7 @@ def test_a_link_is_followed_and_its_log_lies_beside_the_file(tmp_path: Path) -> 
     use(home / "a.db")
     (elsewhere / "link.db").symlink_to(home / "a.db")
     assert set(use(elsewhere / "link.db")) == {"link.db"}
-    assert asyncio.run(read(home / "a.db")) == {"n": 1}
+    assert asyncio.run(read(home / "a.db")) == {"n": 1, "of": CONTENT}
 
 
 def test_a_link_that_leads_nowhere_makes_no_file(tmp_path: Path) -> None:
@@ -159,7 +163,7 @@ def test_a_link_that_leads_nowhere_makes_no_file(tmp_path: Path) -> None:
 
 
 @needs_root
-@pytest.mark.parametrize("what", ["file", "link", "log", "shared memory"])
+@pytest.mark.parametrize("what", ["file", "link", "log", "shared memory", "journal"])
 def test_what_somebody_else_put_into_a_directory_of_everybody_is_refused(
     tmp_path: Path, what: str
 ) -> None:
@@ -168,7 +172,7 @@ def test_what_somebody_else_put_into_a_directory_of_everybody_is_refused(
     everybody.chmod(0o1777)
     home.mkdir()
     path = everybody / "a.db"
-    ends = {"log": "-wal", "shared memory": "-shm"}
+    ends = {"log": "-wal", "shared memory": "-shm", "journal": "-journal"}
     trap = everybody / f"a.db{ends.get(what, '')}"
     if what == "link":
         (home / "theirs").touch()
@@ -187,6 +191,132 @@ def test_what_somebody_else_put_into_a_directory_of_everybody_is_refused(
     everybody.chmod(0o755)
     if what in ("file", "link"):
         use(path)
+
+
+@pytest.fixture
+def everybody(tmp_path: Path) -> Path:
+    """Return a directory where everybody may make files."""
+    directory = tmp_path / "tmp"
+    directory.mkdir()
+    directory.chmod(0o1777)
+    return directory
+
+
+def plant(trap: Path) -> None:
+    """Be somebody else, and put a file there."""
+    trap.touch()
+    trap.chmod(0o666)
+    os.chown(trap, NOBODY, NOBODY)
+
+
+@needs_root
+@pytest.mark.parametrize("end", ["", "-wal", "-journal"])
+def test_what_somebody_else_put_where_our_link_leads_is_refused(
+    everybody: Path, tmp_path: Path, end: str
+) -> None:
+    link, further = tmp_path / "link.db", everybody / "link"
+    link.symlink_to(further)
+    further.symlink_to("a.db")
+    trap = everybody / f"a.db{end}"
+    if end:
+        use(everybody / "a.db")
+    plant(trap)
+    with pytest.raises(bs.BackendUnavailableError, match=f"{trap} belongs to another"):
+        use(link)
+    assert trap.stat().st_size == 0
+
+
+@needs_root
+def test_a_link_of_somebody_else_on_the_way_is_refused(
+    everybody: Path, tmp_path: Path
+) -> None:
+    use(tmp_path / "a.db")
+    (tmp_path / "link.db").symlink_to(everybody / "trap")
+    (everybody / "trap").symlink_to(tmp_path / "a.db")
+    os.chown(everybody / "trap", NOBODY, NOBODY, follow_symlinks=False)
+    with pytest.raises(bs.BackendUnavailableError, match="trap belongs to another"):
+        use(tmp_path / "link.db")
+
+
+@pytest.fixture
+def not_as_root() -> Iterator[Path]:
+    """Be a user of one's own; return a directory where that user, too, may be.
+
+    To a log that root opens SQLite gives the owner of the file.
+    """
+    with TemporaryDirectory() as name:
+        Path(name).chmod(0o1777)
+        os.seteuid(USER)
+        yield Path(name)
+        os.seteuid(0)
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("end", "moment", "times"),
+    [
+        ("", "create_private", 1),
+        ("-wal", "create_private", 1),
+        ("-journal", "create_private", 1),
+        ("-wal", "identity", 2),  # when the owners have been looked at
+    ],
+)
+def test_who_puts_it_there_while_we_look_gets_nothing(
+    not_as_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    end: str,
+    moment: str,
+    times: int,
+) -> None:
+    trap = not_as_root / f"a.db{end}"
+    if moment == "identity":
+        use(not_as_root / "a.db")  # what lies beside a new one is removed
+    then = getattr(sqlite_file, moment)
+    calls = itertools.count(1)
+
+    def race(*arguments: Any) -> Any:
+        if next(calls) == times:
+            os.seteuid(0)
+            plant(trap)
+            os.seteuid(USER)
+        return then(*arguments)
+
+    monkeypatch.setattr(sqlite_file, moment, race)
+    with pytest.raises(bs.BackendUnavailableError, match=f"{trap} belongs to another"):
+        use(not_as_root / "a.db")
+    assert trap.stat().st_size == 0
+
+
+@needs_root
+@pytest.mark.parametrize("what", ["link", "pipe"])
+def test_an_export_to_what_somebody_else_put_there_is_refused(
+    everybody: Path,
+    tmp_path: Path,
+    what: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    use(tmp_path / "a.db")
+    mine, trap = tmp_path / "mine", everybody / "out"
+    mine.write_text("mine")
+    reader = None
+    if what == "link":
+        trap.symlink_to(mine)
+    else:
+        os.mkfifo(trap, 0o666)
+        reader = os.open(trap, os.O_RDONLY | os.O_NONBLOCK)
+    os.chown(trap, NOBODY, NOBODY, follow_symlinks=False)
+    export = ["export", str(trap), "--store", f"sqlite:///{tmp_path / 'a.db'}"]
+    assert main(export) == 1
+    assert f"{trap} belongs to another user" in capsys.readouterr().err
+    assert mine.read_text() == "mine"
+    if reader is not None:
+        assert os.read(reader, 1) == b""
+        os.close(reader)
+    # What is ours is used, there as well.
+    trap.unlink()
+    trap.symlink_to(mine)
+    assert main(export) == 0
+    assert mine.read_text() != "mine"
 
 
 @needs_root

@@ -246,6 +246,87 @@ def test_who_is_not_let_in_by_redis_shows_no_password(
     unlike("\n".join(log.texts), SECRET, QUOTED)
 
 
+UNESCAPED = [
+    f"redis://u:p@1?{SECRET}=x@127.0.0.1",
+    f"redis://u:1/0?{SECRET}=y@127.0.0.1",
+    f"redis://u:{SECRET}#x@127.0.0.1",
+    f"redis://u:12#{SECRET}@127.0.0.1",
+    f"redis://u:{SECRET}?x=1@127.0.0.1",
+    f"redis://127.0.0.1?password=a&{SECRET}=b",
+]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *UNESCAPED,
+        f"redis+sentinel://127.0.0.1/m?sentinel_password=a&{SECRET}=b",
+        f"postgresql://u:1/{SECRET}?a=b@127.0.0.1",
+        f"redis://u?s:{SECRET}=x@127.0.0.1",
+        f"redis://u/0?s:{SECRET}=x@127.0.0.1",
+    ],
+)
+def test_a_password_that_is_not_escaped_is_not_quoted(url: str) -> None:
+    with pytest.raises((ValueError, TypeError)) as caught:
+        bs.open_store(url)
+    tells_nothing(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["aiogram-redis", "telebot-redis"])
+@pytest.mark.parametrize("url", [*UNESCAPED, "env:URL"])
+def test_to_import_from_where_it_is_not_escaped_does_not_quote_it(
+    url: str, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with patch.dict(os.environ, URL=UNESCAPED[2]):
+        assert main(["import-from", kind, url, "--bot", "1", "--store", "memory://"])
+    unlike("".join(capsys.readouterr()), SECRET)
+
+
+def test_an_option_that_the_driver_does_not_know_is_named() -> None:
+    with pytest.raises(TypeError, match=r"no such option: .*'helath_check'"):
+        bs.open_store("redis://127.0.0.1?helath_check=1")
+
+
+# In the wrong place of a command line, for which a `?` stands.
+WRONG_PLACES = [
+    *(["show", "?"], ["put", "?", "{}"], ["put", "chat=1", "?"], ["delete", "?"]),
+    *(["import", "?"], ["replay", "?"], ["stats", "?"], ["?"]),
+    *(["replay", "no-file", "--handler", "?"], ["list", "--handler=?"], ["list", "?"]),
+    *(["list", f"--{name}", "?"] for name in ("chat", "name", "after", "limit")),
+    *(["list", "--namespace", "?"], ["list", "--no-such", "?"], ["list", "--?"]),
+    *(["conform", "?"], ["conform", "json:loads", "--only", "?"]),
+    *(["import-from", "?"], ["import-from", "ptb-pickle", "?"]),
+    *(["import-from", "telebot-pickle", "?"], ["copy", "?", "?"]),
+    ["import-from", "telebot-redis", "redis://127.0.0.1:1", "--separator", "?"],
+    ["import-from", "telebot-redis", "redis://127.0.0.1:1", "--prefix", "?"],
+    ["export", "?"],  # the last one: what may be the name of a file is one
+]
+MISPLACED = {
+    "in a path": f"redis://u:{SECRET}.x@127.0.0.1/0",
+    "in the query": f"redis://127.0.0.1:1/0?password={SECRET}",
+    "without a scheme": f"u:{SECRET}[@127.0.0.1",
+    "long": f"redis://u:{SECRET}{'A' * 200}@127.0.0.1",
+    "odd": f"redis://u:\t{SECRET}'ö@127.0.0.1",
+}
+
+
+@pytest.mark.parametrize("url", MISPLACED.values(), ids=MISPLACED)
+def test_a_url_in_the_wrong_place_is_not_quoted(
+    url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in WRONG_PLACES:
+        line = [argument.replace("?", url) for argument in place]
+        code = main([*line, "--store", "memory://"])
+        said = "".join(capsys.readouterr())
+        if code or "export" not in place:
+            assert code, line
+            unlike(said, SECRET)
+
+
 @pytest.fixture(scope="module")
 def without_commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """Return a server of a service that has taken commands away."""
@@ -265,6 +346,35 @@ def test_a_server_that_quotes_what_it_does_not_know_shows_no_password(
     for kind in ("redis", "redis+cluster"):
         url = f"{kind}://{LOGIN}@127.0.0.1:{without_commands.port}"
         in_debug(lambda url=url: refused(url))  # type: ignore[misc]
+    unlike("\n".join(log.texts), SECRET, QUOTED)
+
+
+@pytest.mark.parametrize(
+    "said", ["-ERR wrong AUTH %s\r\n", "-DENIED command AUTH u %s is forbidden\r\n"]
+)
+@pytest.mark.parametrize(
+    ("kind", "query"),
+    [
+        ("redis", ""),
+        ("redis+cluster", ""),
+        ("redis+sentinel", f"/m?sentinel_password={QUOTED}"),
+    ],
+)
+def test_a_server_that_quotes_it_in_words_of_its_own_shows_no_password(
+    kind: str, query: str, said: str, log: Log
+) -> None:
+    async def quoting(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        while await reader.read(65536):
+            writer.write((said % PASSWORD).encode())
+            await writer.drain()
+
+    async def work() -> None:
+        async with listening(quoting) as port:
+            await refused(f"{kind}://{LOGIN}@127.0.0.1:{port}{query}", timeout=1)
+
+    in_debug(work)
     unlike("\n".join(log.texts), SECRET, QUOTED)
 
 

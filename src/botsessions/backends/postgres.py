@@ -21,6 +21,7 @@ from botsessions.backends.postgres_errors import (
     is_cut_off,
     may_try_again,
     refused,
+    without_details,
 )
 from botsessions.backends.postgres_pool import Connections
 from botsessions.backends.postgres_table import Statements, prepare
@@ -139,6 +140,7 @@ class PostgresBackend:
             if may_try_again(exc):
                 return [False] * len(writes)
             if is_cut_off(exc):
+                without_details(exc)
                 raise OutcomeUnknownError(f"the connection ended: {exc!r}") from exc
             raise refused(exc, self._where) from exc
         return [(write.key, write.record.version.token) in landed for write in writes]
@@ -215,7 +217,7 @@ def _where(dsn: str) -> str:
     parts = urls.split(dsn)
     urls.check_readable(parts)
     # Not all readers agree on which of several is the end of the password.
-    if "@" in parts.netloc.rpartition("@")[0]:
+    if "@" in urls.login_and_hosts(parts)[0]:
         raise urls.unreadable()
     return f"{parts.hostname or 'localhost'}{parts.path}"
 

@@ -74,16 +74,23 @@ def may_try_again(exc: Exception) -> bool:
 
 
 def refused(exc: Exception, where: str) -> BackendError:
-    """Return our error for one of the driver's that certainly wrote nothing."""
+    """Return our error for one of the driver's that certainly wrote nothing.
+
+    That is to be the cause of it, so it loses its details.
+    """
     state, said = _state(exc), _said(exc)
-    if isinstance(exc, asyncpg.PostgresError):
-        # The cause of our error; a traceback in a log would show it.
-        exc.detail = None
+    without_details(exc)
     if state[:2] in _OF_A_ROW:
         return BackendError(f"PostgreSQL refused ({state}): {said}")
     return BackendUnavailableError(
         f"PostgreSQL at {where} cannot be used: {said}; {_remedy(exc, state)}"
     )
+
+
+def without_details(exc: Exception) -> None:
+    """Take out of an error what may quote a row: a traceback in a log would show it."""
+    if isinstance(exc, asyncpg.PostgresError):
+        exc.detail = None
 
 
 def _state(exc: Exception) -> str:

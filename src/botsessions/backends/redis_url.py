@@ -7,8 +7,9 @@ servers are taken apart here, and what is left of them is read by the driver as 
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 from redis.asyncio import ConnectionPool, Sentinel, SSLConnection
 from redis.asyncio.retry import Retry
@@ -26,7 +27,7 @@ from botsessions.backends.redis_nodes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
     from urllib.parse import SplitResult
 
     from redis.asyncio.connection import AbstractConnection
@@ -86,6 +87,8 @@ class Place:
         pool = _pool(parts, _SCHEMES[base], path, self._login, client_name)
         self._class: type[Any] = pool.connection_class
         self._options: dict[str, Any] = pool.connection_kwargs | _OURS
+        logins = (self._options, self._login)
+        self._passwords = [one["password"] for one in logins if one.get("password")]
 
     def servers(self, waits: float) -> Servers:
         """Return the servers, with connections for the running event loop.
@@ -99,11 +102,33 @@ class Place:
         return OneServer(Node(self.where, self._connect))
 
     async def _connect(self) -> AbstractConnection:
-        return await _connected(self._class(**self._options))
+        with self._hiding_passwords():
+            return await _connected(self._class(**self._options))
 
     async def _connect_to(self, host: str, port: int) -> AbstractConnection:
         place = {"host": host, "port": port}
-        return await _connected(self._class(**{**self._options, **place}))
+        with self._hiding_passwords():
+            return await _connected(self._class(**{**self._options, **place}))
+
+    @contextmanager
+    def _hiding_passwords(self) -> Iterator[None]:
+        """Take our passwords out of what is raised, in whatever words of a server."""
+        try:
+            yield
+        except Exception as exc:
+            error: BaseException | None = exc
+            while error is not None:
+                error.args = tuple(map(self._hidden, error.args))
+                error = error.__cause__ or error.__context__
+            raise
+
+    def _hidden(self, said: Any) -> Any:
+        if not isinstance(said, str):
+            return said
+        for password in self._passwords:
+            for form in (password, quote(password, safe="")):
+                said = said.replace(form, "…")
+        return said
 
     def _by_sentinel(self) -> Servers:
         options = {
@@ -130,7 +155,8 @@ class Place:
 
         async def connect() -> AbstractConnection:
             try:
-                return await _connected(pool.make_connection(), self._is_master)
+                with self._hiding_passwords():
+                    return await _connected(pool.make_connection(), self._is_master)
             except MasterNotFoundError as exc:  # it says too much of the driver's own
                 raise MasterNotFoundError(
                     f"no Sentinel that answers knows a master {self._service!r}, "
@@ -163,24 +189,44 @@ def _pool(
             login[name.removeprefix("sentinel_")] = value
         else:
             query.append((name, value))
-    credentials, at, hosts = parts.netloc.rpartition("@")
-    netloc = f"{credentials}{at}{hosts.partition(',')[0]}"
+    _, hosts = urls.login_and_hosts(parts)
     known = parts._replace(
-        scheme=scheme, netloc=netloc, path=path, query=urlencode(query)
+        scheme=scheme,
+        netloc=parts.netloc.removesuffix(hosts) + hosts.partition(",")[0],
+        path=path,
+        query=urlencode(query),
     )
-    pool: ConnectionPool = ConnectionPool.from_url(
-        known.geturl(),
+    return read_by_driver(
+        known,
+        parts,
         socket_timeout=None,  # the engine has limits of its own
         socket_connect_timeout=_PATIENCE,
         client_name=client_name,
     )
+
+
+def read_by_driver(
+    parts: SplitResult, given: SplitResult, **defaults: Any
+) -> ConnectionPool:
+    """Return what makes connections, or raise ValueError or TypeError; none is made.
+
+    ``given`` is the whole URL of which ``parts`` are for the driver.
+    """
     try:
+        pool: ConnectionPool = ConnectionPool.from_url(parts.geturl(), **defaults)
         pool.make_connection()
     except TypeError as exc:
-        raise TypeError(f"the driver knows no such option: {exc}") from exc
+        if not urls.has_password_in_query(given):
+            raise TypeError(f"the driver knows no such option: {exc}") from exc
     except RedisError as exc:
         raise ValueError(f"the driver does not take this URL: {exc}") from exc
-    return pool
+    else:
+        return pool
+    # Out here, so that the original is not even the context of this one.
+    raise TypeError(
+        "the driver knows no such option as one in the query of this URL; in a "
+        "password write & as %26"
+    )
 
 
 async def _connected(

@@ -244,9 +244,13 @@ class SQLiteBackend:
         sqlite_file.check_place(self._path, create=self._may_create)
         sqlite_file.create_private(self._path)
         self._file = sqlite_file.identity(self._path)
+        # Somebody may have been faster. A journal is played back at the first look.
+        sqlite_file.check_owners(self._path)
         connection = self._connect()
         try:
             self._make_ours(connection, self._clock() + _PATIENCE)
+            # The log is open now, and has nothing of a session yet.
+            sqlite_file.check_owners(self._path)
         except BaseException:
             connection.close()
             raise

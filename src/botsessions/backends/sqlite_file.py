@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from botsessions.backends import owners
 from botsessions.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def check_place(path: str, *, create: bool) -> None:
         raise BackendUnavailableError(
             f"{path} may not be read and written by this user"
         )
-    _check_owners(path, directory)
+    check_owners(path)
     kind = filesystem(path)
     if kind in _NETWORK:
         raise BackendUnavailableError(
@@ -76,24 +75,12 @@ def check_place(path: str, *, create: bool) -> None:
         )
 
 
-def _check_owners(path: str, directory: str) -> None:
-    """Refuse what somebody else has put where everybody may, such as in /tmp.
+def check_owners(path: str) -> None:
+    """Refuse what somebody else has put in the place of a file that SQLite uses.
 
-    Who made the file, or a link in its place, could read all sessions.
+    To be asked again when SQLite has them all: they may have come meanwhile.
     """
-    if sys.platform == "win32" or not (
-        os.stat(directory).st_mode & stat.S_IWOTH  # noqa: PTH116
-    ):
-        return
-    trusted = {os.geteuid(), 0}
-    for name in (path, f"{path}-wal", f"{path}-shm"):
-        # Not of what a link leads to: whoever made the link has chosen that.
-        with suppress(FileNotFoundError):
-            if os.lstat(name).st_uid not in trusted:
-                raise BackendUnavailableError(
-                    f"{name} belongs to another user, in a directory where everybody "
-                    "may make files; keep sessions in a directory of your own"
-                )
+    owners.check_owners(path, beside=("-journal", "-wal", "-shm"))
 
 
 def filesystem(path: str, mounts: Path = Path("/proc/self/mounts")) -> str | None:

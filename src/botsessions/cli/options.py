@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 import typer
 
 from botsessions import MemoryBackend, SessionKey, SessionStore, open_store
+from botsessions.backends import urls
 from botsessions.cli import handlers
 from botsessions.conformance import CHECKS
 from botsessions.errors import InvalidKeyError
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 # With this begins the name of a variable that has a URL with a password.
 _ENV = "env:"
+# What may have a password, as a URL has it; its beginning may have been forgotten.
+is_like_url = re.compile(r":.*@|://.*\?", re.DOTALL).search
 
 
 def opened(url: str, namespace: str, **options: Any) -> SessionStore:
@@ -60,7 +63,7 @@ def _place(url: str) -> tuple[object, ...]:
     if parts.scheme == "sqlite":
         return (parts.scheme, _sqlite_file(parts.path).resolve())
     # Not hostname and port: there may be several of them.
-    return (parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query)
+    return (parts.scheme, urls.hosts(parts), parts.path, parts.query)
 
 
 def _sqlite_file(path: str) -> Path:
@@ -70,7 +73,7 @@ def _sqlite_file(path: str) -> Path:
 def address(url: str) -> str:
     """Return a URL without what could be secret: user, password and options."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return f"{parts.scheme}://{urls.login_and_hosts(parts)[1]}{parts.path}"
 
 
 def written(text: str) -> str:
@@ -125,6 +128,11 @@ def _key(text: str) -> SessionKey:
     try:
         return SessionKey.parse(text)
     except InvalidKeyError as exc:
+        if is_like_url(text):  # of which the reason may quote a part
+            raise typer.BadParameter(
+                "it is no key, in which a : is written %3A; or is it the URL of a "
+                "store? That belongs to --store"
+            ) from None
         raise typer.BadParameter(str(exc)) from exc
 
 

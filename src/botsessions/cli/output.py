@@ -21,6 +21,8 @@ from rich.progress import Progress
 from rich.table import Column, Table
 from rich.text import Text
 
+from botsessions.backends.owners import check_owners
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -35,16 +37,15 @@ def document(value: Any) -> None:
 
 
 def line(text: str) -> None:
-    """Print one line."""
-    print(text)  # noqa: T201
+    """Print one line, whatever is in the text."""
+    print(_harmless(text))  # noqa: T201
 
 
 def note(text: str) -> None:
     """Say something on standard error, in one line; if nobody listens, say nothing."""
-    words = " ".join(text.split())
-    plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
+    words = _harmless(" ".join(text.split()))
     with suppress(OSError):
-        print(f"botsessions: {plain}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"botsessions: {words}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def table(columns: Sequence[Column | str], rows: Iterable[Sequence[str]]) -> None:
@@ -52,7 +53,7 @@ def table(columns: Sequence[Column | str], rows: Iterable[Sequence[str]]) -> Non
     made = Table(*columns, box=None, pad_edge=False, header_style="bold")
     made.show_header = any(column.header for column in made.columns)
     for row in rows:
-        made.add_row(*map(Text, row))
+        made.add_row(*[Text(_harmless(cell)) for cell in row])
     console = _Console()
     if console.is_terminal:
         made.expand = any(column.ratio for column in made.columns)
@@ -61,7 +62,7 @@ def table(columns: Sequence[Column | str], rows: Iterable[Sequence[str]]) -> Non
     with console.capture() as capture:
         console.print(made)
     for text in capture.get().splitlines():
-        line(text.rstrip())
+        print(text.rstrip())  # noqa: T201 - it may have colours
 
 
 def python(value: Any) -> None:
@@ -93,23 +94,34 @@ def lines_to(name: str) -> Iterator[Callable[[str], None]]:
     """Write lines to a file, all of them or none; ``-`` is standard output.
 
     Like a store, a new file is for its owner's eyes only. What is no regular file (a
-    pipe) is written to as it is.
+    pipe) is written to as it is. What somebody else has put in its place, where
+    everybody may, is refused.
     """
-    path = Path(name)
     if name == "-":
         yield line
-    elif path.exists() and not path.is_file():
-        with path.open("w") as there:
+        return
+    path = Path(name)
+    # Before it is asked whose they are: what comes later is not followed.
+    target, is_pipe = path.resolve(), path.exists() and not path.is_file()
+    check_owners(path)
+    if is_pipe:
+        # Not made, should it be gone: that file would be for everybody's eyes.
+        with os.fdopen(os.open(path, os.O_WRONLY), "w") as there:
             yield lambda text: print(text, file=there)
     else:
-        with _in_place_of(path.resolve()) as new:  # a link stays one
+        with _in_place_of(target) as new:  # a link stays one
             yield lambda text: print(text, file=new)
 
 
 @contextmanager
 def _in_place_of(path: Path) -> Iterator[TextIO]:
     """Write a file that takes the place of this one when all of it is on disk."""
-    handle, name = mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        handle, name = mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as exc:
+        # Not the one that nobody typed.
+        exc.filename = str(path)
+        raise
     if sys.platform != "win32":
         os.fchmod(handle, 0o600)  # whatever the umask
     try:
@@ -121,6 +133,13 @@ def _in_place_of(path: Path) -> Iterator[TextIO]:
     except BaseException:
         Path(name).unlink()
         raise
+
+
+def _harmless(text: str) -> str:
+    """Return a text with nothing that a terminal would obey, or that begins a line."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class _Console(Console):

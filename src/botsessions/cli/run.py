@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from botsessions.cli.app import app
+from botsessions.cli.options import is_like_url
 from botsessions.cli.output import note
 from botsessions.cli.sessions import explained
 from botsessions.errors import SessionError
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _NAME = "botsessions"
-_login_in = re.compile(r":/+(.+)@", re.DOTALL).search
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
         code = _carry_out(arguments)
     except typer.TyperException as exc:
         said = exc.format_message().removesuffix(".")
-        note(f"{_without_logins(said, arguments)}; see {_place(exc)} --help")
+        note(f"{_without_urls(said, arguments)}; see {_place(exc)} --help")
         code = exc.exit_code
     except BrokenPipeError:
         code = 0
@@ -47,10 +47,10 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as exc:
         reason = exc.strerror or str(exc)
         said = f"{exc.filename}: {reason}" if exc.filename else reason
-        note(_without_logins(said, arguments))
+        note(_without_urls(said, arguments))
         code = 1
     except (SessionError, ValueError) as exc:
-        note(_without_logins(explained(exc), arguments))
+        note(_without_urls(explained(exc), arguments))
         code = 1
     return _flush(code)
 
@@ -74,17 +74,23 @@ def _place(exc: typer.TyperException) -> str:
     return _NAME if context is None else context.command_path
 
 
-def _without_logins(text: str, arguments: Sequence[str]) -> str:
-    """Return a message without users and passwords of URLs that were typed.
+def _without_urls(text: str, arguments: Sequence[str]) -> str:
+    """Return a message without the URLs that were typed.
 
     No message of ours quotes the URL of a store, but one that was typed in the wrong
-    place is quoted like any other argument.
+    place is quoted like any other argument: whole, or as a path is.
     """
     for argument in arguments:
-        if login := _login_in(argument):
-            for form in (login[1], repr(login[1])[1:-1], ascii(login[1])[1:-1]):
-                text = text.replace(f"/{form}@", "/…@")
+        for typed in (argument, argument.partition("=")[2]):  # as in --name=VALUE
+            if is_like_url(typed):
+                for form in (typed, str(Path(typed))):
+                    for write in (str, repr, ascii, _as_typer_does):
+                        text = text.replace(write(form).strip("'\""), "…")
     return text
+
+
+def _as_typer_does(text: str) -> str:
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda m: f"\\x{ord(m[0]):02x}", text)
 
 
 def _prepare_streams() -> None:

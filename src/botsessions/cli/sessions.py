@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from botsessions.cli.handlers import Session
 from botsessions.codec import Codec
@@ -27,8 +27,6 @@ Entry = tuple[SessionKey, Session | CorruptRecordError]
 _BIGGEST = 5
 # Read at the same time, so that the store can fetch them together.
 _BATCH = 200
-# How the codec's words begin that are for the bot.
-_FOREIGN = ", a type that this store does not know;"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +89,9 @@ async def statistics(store: SessionStore) -> Statistics:
     return Statistics(kinds, total, [(key, -n) for n, key in biggest], unreadable)
 
 
-def is_foreign(exc: Exception) -> bool:
+def is_foreign(exc: Exception) -> TypeGuard[CorruptRecordError]:
     """Tell whether a session is sound, but holds classes of the application."""
-    return isinstance(exc, CorruptRecordError) and _FOREIGN in str(exc)
+    return isinstance(exc, CorruptRecordError) and exc.unknown_type is not None
 
 
 def explained(exc: Exception) -> str:
@@ -104,10 +102,10 @@ def explained(exc: Exception) -> str:
     """
     if not is_foreign(exc):
         return str(exc)
+    before, tag, _ = str(exc).partition(repr(exc.unknown_type))
     return (
-        f"{str(exc).partition(_FOREIGN)[0]}, and the command line does not know the "
-        "classes of the application; nothing is wrong with the session, leave it to "
-        "the bot"
+        f"{before}{tag}, and the command line does not know the classes of the "
+        "application; nothing is wrong with the session, leave it to the bot"
     )
 
 

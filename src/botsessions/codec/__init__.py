@@ -178,7 +178,10 @@ def _read(data: bytes, raising: Raising | None) -> Any:
         reason = exc if raising is None else raising.failure or exc
         # What led to it holds the bytes, level by level, and texts that were no dates.
         reason.__cause__ = reason.__context__ = reason.__traceback__ = None
-    if isinstance(reason, Exception) and not isinstance(reason, CorruptRecordError):
+    # The record is not to blame for a want of memory.
+    if isinstance(reason, Exception) and not isinstance(
+        reason, (CorruptRecordError, MemoryError)
+    ):
         reason = CorruptRecordError(f"not readable: {type(reason).__name__}")
     raise reason
 

@@ -34,6 +34,8 @@ _DATETIME, _DATE, _TIME, _TIMEDELTA, _DECIMAL, _UUID, _REGISTERED = range(7, 14)
 
 # So many steps of a path are told; the middle of a longer one is left out.
 _LONGEST_PATH = 12
+# So many characters are told of the name of a type, which may be no name.
+_LONGEST_TAG = 80
 
 
 class Lowering:
@@ -183,12 +185,16 @@ class Raising:
     def _rebuild(self, tag: str, content: Any) -> Any:
         decode = self._by_tag.get(tag)
         if decode is None:
+            tag = tag[:_LONGEST_TAG]
             raise CorruptRecordError(
                 f"it holds a {tag!r}, a type that this store does not know; "
-                "register it: open_store(…, types=[…]) or Codec().register(…)"
+                "register it: open_store(…, types=[…]) or Codec().register(…)",
+                unknown_type=tag,
             )
         try:
             return decode(content)
+        except MemoryError:
+            raise
         except Exception as exc:
             raise CorruptRecordError(
                 f"no {tag!r} can be made of it: {_told(exc)}"

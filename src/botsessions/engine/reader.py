@@ -134,7 +134,7 @@ class Reader:
                 continue
             try:
                 session = {} if record is None else self._session(key, record)
-            except CorruptRecordError as exc:
+            except (CorruptRecordError, MemoryError) as exc:
                 future.set_exception(exc)
             else:
                 future.set_result(session)

@@ -223,7 +223,8 @@ def corrupt(key: str, exc: CorruptRecordError) -> CorruptRecordError:
     """Say which session cannot be read, and what the way out is."""
     return CorruptRecordError(
         f"the session {key} cannot be read: {exc}. It was left as it is; "
-        "put or delete replaces it"
+        "put or delete replaces it",
+        unknown_type=exc.unknown_type,
     )
 
 

@@ -7,6 +7,7 @@ as the bot's ``DefaultKeyBuilder`` was told, and as the options here repeat.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,8 @@ class Layout:
 
 class RedisStorage:
     """The keys of one prefix in a Redis database."""
+
+    room = sys.maxsize  # each value is there once
 
     def __init__(self, reader: redis.Reader, layout: Layout) -> None:
         self._reader = reader

@@ -56,6 +56,13 @@ class Left(NamedTuple):
 class Source(Protocol):
     """What another library keeps."""
 
+    @property
+    def room(self) -> int:
+        """Tell how much its sessions may weigh together, once it is open.
+
+        More than there is of bytes, where it can have one value in many places.
+        """
+
     async def open(self, on_progress: Callable[[str, int], None]) -> int:
         """Look at all of it; return how many entries there are. To be called first."""
 
@@ -104,10 +111,12 @@ class Run:
         self._seen: dict[str, tuple[str, bytes]] = {}
         self._batch: dict[str, tuple[Taken, bytes]] = {}
         self._summary = Summary()
+        self._room = 0
 
     async def run(self, source: Source, on_progress: Callable[[int], None]) -> Summary:
         """Carry all entries over, or see what that would do."""
         size = done = 0
+        self._room = source.room
         async for entry in source.entries():
             done += 1
             on_progress(done)
@@ -124,7 +133,8 @@ class Run:
     def _take(self, taken: Taken) -> int:
         """Add a session to the batch; return how many bytes it has."""
         place, key = taken.place, str(taken.key)
-        made = plain(taken.session, place)
+        made = plain(taken.session, place, self._room)
+        self._room -= made.weight
         for refusal in made.refused:
             self._summary.refused[refusal.what] += 1
             self._on_problem(f"{refusal.path} {refusal.why}")

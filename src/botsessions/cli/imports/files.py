@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from botsessions.cli.imports import pickles
+from botsessions.cli.imports.plain import LIMIT
 from botsessions.cli.source import interruptible
 
 if TYPE_CHECKING:
@@ -13,11 +14,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+# A value takes a few bytes in a pickle, and one to which it refers again two or five.
+_ROOM_FOR_A_BYTE = 1000
+
+
 class Content(NamedTuple):
     """What a file holds, and what else it would have done."""
 
     value: Any
     warnings: list[str]
+    room: int
+    """What the values may weigh, each as often as it is there."""
 
 
 def read(path: Path, on_progress: Callable[[str, int], None]) -> Content:
@@ -42,6 +49,7 @@ def read(path: Path, on_progress: Callable[[str, int], None]) -> Content:
             "no bot's data do; it was not called"
             for name, count in Counter(loaded.unused).items()
         ],
+        LIMIT + _ROOM_FOR_A_BYTE * len(data),
     )
 
 

@@ -20,10 +20,10 @@ from botsessions.codec.rich import MAX_DEPTH
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-# A session may have so many bytes at most, as a line of `import`.
+# A session may weigh so much at most, about its bytes in memory. A small pickle can
+# have one list twice in another, that one twice in a third, and so on without end.
 LIMIT = 16 * 1024 * 1024
-# What makes the list of them end, should one value be in a session a million times.
-_REFUSAL_WEIGHS = 256
+_WEIGHS, _COLLECTION_WEIGHS, _REFUSAL_WEIGHS = 8, 64, 256
 _LONGEST_STEP = 60
 # So many steps of a path are told; the middle of a longer one is left out.
 _LONGEST_PATH = 12
@@ -44,16 +44,20 @@ class Result(NamedTuple):
     value: Any
     refused: list[Refusal]
     changed: list[str]
+    weight: int
 
 
-def plain(value: Any, place: str) -> Result:
-    """Return a value as plain data that shares nothing with it."""
-    walk = _Walk(place)
+def plain(value: Any, place: str, room: int = LIMIT) -> Result:
+    """Return a value as plain data that shares nothing with it.
+
+    ``room`` is what it may weigh, if there is less than ``LIMIT``.
+    """
+    walk = _Walk(place, room)
     try:
         made = walk.make(value, 0)
     except _RefusedError:
         made = None
-    return Result(made, walk.refused, walk.changed)
+    return Result(made, walk.refused, walk.changed, walk.weight)
 
 
 def written(key: Any) -> str:
@@ -74,11 +78,12 @@ class _TooLargeError(_RefusedError):
 
 
 class _Walk:
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, room: int) -> None:
         self.refused: list[Refusal] = []
         self.changed: list[str] = []
+        self.weight = 0
         self._path = [place]
-        self._size = 0
+        self._room = room
 
     def make(self, value: Any, depth: int) -> Any:
         """Return the value, or note why not and raise."""
@@ -102,10 +107,12 @@ class _Walk:
         raise self._refusal(cls.__name__, f"is a {cls.__name__}")
 
     def _weigh(self, value: Any, cls: type) -> None:
-        self._size += len(value) if cls in _LONG else 1
-        if self._size > LIMIT:
+        self.weight += _weight(value, cls)
+        if self.weight > min(LIMIT, self._room):
             del self._path[1:]
             why = f"is larger than {LIMIT:,} bytes, or contains itself"
+            if self._room < LIMIT:
+                why = "is too much: its source has the same values again and again"
             self._refusal("too large", why)
             raise _TooLargeError
 
@@ -174,7 +181,7 @@ class _Walk:
             raise self._refusal("no key", f"holds what can be no key: {exc}") from exc
 
     def _refusal(self, what: str, why: str) -> _RefusedError:
-        self._size += _REFUSAL_WEIGHS
+        self.weight += _REFUSAL_WEIGHS
         self.refused.append(Refusal(self._where(), what, why))
         return _RefusedError()
 
@@ -183,6 +190,12 @@ class _Walk:
         if len(path) > _LONGEST_PATH:
             path = [*path[: _LONGEST_PATH // 2], "…", *path[-_LONGEST_PATH // 2 :]]
         return "".join(path)
+
+
+def _weight(value: Any, cls: type) -> int:
+    if cls in _LONG:
+        return _WEIGHS + len(value)
+    return _WEIGHS if cls in _SCALARS else _COLLECTION_WEIGHS
 
 
 # Each takes what the pickle of such a value has, and nothing else: a bytearray of an

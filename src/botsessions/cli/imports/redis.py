@@ -9,8 +9,8 @@ import json
 import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
+from botsessions.backends import urls
 from botsessions.errors import BackendUnavailableError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -27,14 +27,15 @@ _PATIENCE = 60.0
 
 def check_url(url: str) -> None:
     """Raise ValueError, without repeating a password, for what is no such URL."""
-    try:
-        parts = urlsplit(url)
-        database = re.fullmatch(r"/?[0-9]*", parts.path) or parts.scheme == "unix"
-        if parts.scheme in {"redis", "rediss", "unix"} and database:
-            return
-    except ValueError:
-        pass
-    raise ValueError("write redis://host:6379/0, rediss://… or unix:///path.sock")
+    parts = urls.split(url)
+    urls.check_readable(parts)
+    database = re.fullmatch(r"/?[0-9]*", parts.path) or parts.scheme == "unix"
+    if (
+        parts.scheme not in {"redis", "rediss", "unix"}
+        or not database
+        or len(urls.hosts(parts)) > 1
+    ):
+        raise ValueError("write redis://host:6379/0, rediss://… or unix:///path.sock")
 
 
 class Reader:
@@ -74,18 +75,20 @@ async def opened(url: str) -> AsyncIterator[Reader]:
         from botsessions.backends.redis_nodes import (  # noqa: PLC0415
             without_arguments,
         )
+        from botsessions.backends.redis_url import read_by_driver  # noqa: PLC0415
     except ModuleNotFoundError as exc:
         raise MissingDependencyError(
             f"to read from Redis takes {exc.name}; "
             "install it with: pip install 'botsessions[redis]'"
         ) from exc
-    client = Redis.from_url(url, socket_timeout=_PATIENCE, socket_connect_timeout=5.0)
+    parts = urls.split(url)
     try:
-        client.connection_pool.make_connection()  # which connects to nothing yet
+        pool = read_by_driver(
+            parts, parts, socket_timeout=_PATIENCE, socket_connect_timeout=5.0
+        )
     except TypeError as exc:
-        raise ValueError(f"the driver knows no such option: {exc}") from exc
-    except RedisError as exc:
-        raise ValueError(f"the driver does not take this URL: {exc}") from exc
+        raise ValueError(str(exc)) from exc
+    client = Redis.from_pool(pool)
     try:
         yield Reader(client)
     except (RedisError, OSError) as exc:

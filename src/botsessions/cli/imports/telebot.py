@@ -9,6 +9,7 @@ under the chat: in the pickle as an int, in Redis as ``telebot_<chat>``, all of 
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -90,10 +91,12 @@ class PickleStorage:
         self._path = path
         self._layout = layout
         self._found: list[Taken | Left] = []
+        self.room = 0
 
     async def open(self, on_progress: Callable[[str, int], None]) -> int:
         """Read the file; ValueError if it is none of theirs."""
         loaded = files.read(self._path, on_progress)
+        self.room = loaded.room
         content = pickles.mapping(loaded.value)
         if content is None:
             expected = "what a StatePickleStorage writes"
@@ -118,6 +121,8 @@ class PickleStorage:
 
 class RedisStorage:
     """The keys of one prefix in a Redis database."""
+
+    room = sys.maxsize  # each value is there once
 
     def __init__(self, reader: redis.Reader, layout: Layout) -> None:
         self._reader = reader

@@ -33,6 +33,7 @@ class PicklePersistence:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._found: list[Taken | Left] = []
+        self.room = 0
 
     async def open(self, on_progress: Callable[[str, int], None]) -> int:
         """Read all there is; ValueError if it is none of theirs."""
@@ -66,6 +67,7 @@ class PicklePersistence:
     def _read(self, path: Path, on_progress: Callable[[str, int], None]) -> Any:
         content = files.read(path, on_progress)
         self._found += [Left(str(path), why) for why in content.warnings]
+        self.room += content.room
         return content.value
 
 
