@@ -49,7 +49,7 @@ class NatsBackend:
                 await client.jetstream(timeout=2).create_key_value(self._bucket)
         except BaseException:
             if client is not self._servers:
-                await client.close()
+                await asyncio.shield(client.close())
             raise
         self._clients.setdefault(asyncio.get_running_loop(), []).append(client)
 
@@ -57,7 +57,7 @@ class NatsBackend:
         """Close the connection that was opened last; the first one serves all."""
         client = self._clients[asyncio.get_running_loop()].pop()
         if client is not self._servers:
-            await client.close()
+            await asyncio.shield(client.close())
 
     async def load(self, keys: Sequence[str]) -> bs.Loaded:
         """Read the clock, then the records: what is alive was so during this load."""

@@ -26,8 +26,9 @@ Outcome: TypeAlias = bool | BackendError | OutcomeUnknownError
 class Backend(Protocol):
     """Keeps records by key; every method may be called by several tasks at once.
 
-    Keys are printable ASCII, at most 1,200 characters. A method that is cancelled must
-    leave the backend usable; a commit that is cancelled may land or not.
+    Keys are printable ASCII, at most 1,200 characters. A method that is cancelled, also
+    again while it cleans up, must leave the backend usable and nothing open; a commit
+    that is cancelled may land or not. None keeps the thread of the event loop waiting.
     """
 
     concurrent_batches: int
@@ -38,12 +39,14 @@ class Backend(Protocol):
 
         Several stores may open one backend. Raise ``BackendUnavailableError`` with the
         reason and the remedy when that cannot be done; a later ``open`` may try again.
+        One that failed, or was cancelled, is not to be closed: it leaves nothing open.
         """
 
     async def aclose(self) -> None:
         """Undo one ``open``; after the last one, release what this object itself made.
 
-        A client or connection that the caller handed in stays open.
+        A client or connection that the caller handed in stays open. It counts as closed
+        also if this was cancelled.
         """
 
     async def load(self, keys: Sequence[str]) -> Loaded:
@@ -59,7 +62,8 @@ class Backend(Protocol):
 
         False means that another version is there (or ``not_after`` has passed) and that
         this write changed nothing and never will. True means that the write is as
-        durable as the backend promises. Keys differ within one call.
+        durable as the backend promises. Keys differ within one call; one that is there
+        twice may be refused with any error, but never told that both landed.
 
         After an unknown outcome the same record may come again, with a later
         ``not_after``. A backend that repeats a request by itself must not answer False
@@ -89,9 +93,10 @@ class SupportsListing(Protocol):
     def list_pages(self, prefix: str, after: str, limit: int) -> AsyncIterator[Page]:
         """Walk the records whose key starts so and is above ``after``.
 
-        Dead records may be among them. A page holds at most ``limit``, fewer if they
-        are large; nothing is held open between two pages. What exists from the first
-        page to the last comes once.
+        Dead records may be among them, and go meanwhile. A page holds at most
+        ``limit``, fewer if they are large; nothing is held open between two pages, so
+        that a walk may be left at any of them. What exists from the first page to the
+        last comes once.
         """
 
 
@@ -112,7 +117,11 @@ class SupportsSweeping(Protocol):
     """Can remove records that have been dead for ``GRACE_MS``."""
 
     async def sweep(self, prefix: str, limit: int) -> int:
-        """Remove up to ``limit`` such records whose key starts so; return how many."""
+        """Remove up to ``limit`` such records whose key starts so; return how many.
+
+        0 means that nothing is left to do. A server that removes them by itself may
+        leave it at that.
+        """
 
 
 @runtime_checkable

@@ -79,7 +79,7 @@ class TwoMethods:
 def test_a_backend_that_can_do_no_more_than_it_must_passes() -> None:
     report = check_backend(TwoMethods)
     assert report.passed, str(report)
-    assert report.counts()[Status.NOT_SUPPORTED] == 9
+    assert report.counts()[Status.NOT_SUPPORTED] == 13
 
 
 def test_a_file_is_shared_with_processes(tmp_path: Path) -> None:

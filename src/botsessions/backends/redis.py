@@ -29,7 +29,7 @@ from redis.exceptions import (
 )
 
 from botsessions.backend import Page
-from botsessions.backends.redis_nodes import Part, apart, away
+from botsessions.backends.redis_nodes import Part, apart, away, to_the_end
 from botsessions.backends.redis_record import (
     Clock,
     Script,
@@ -138,7 +138,7 @@ class RedisBackend:
         self._homes[loop] = servers, users - 1
         if users == 1:
             del self._homes[loop]
-            await servers.aclose()
+            await to_the_end(servers.aclose())
 
     async def load(self, keys: Sequence[str]) -> Loaded:
         """Read records, each at one moment; of a Cluster's clocks take the latest."""

@@ -18,7 +18,7 @@ from redis.crc import key_slot
 from botsessions.errors import BackendUnavailableError, OutcomeUnknownError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from redis.asyncio.connection import AbstractConnection
 
@@ -328,6 +328,7 @@ class Cluster:
         """Close the connections to all servers."""
         if self._looking is not None:
             self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
         for node in self._nodes.values():
             await node.aclose()
 
@@ -422,3 +423,21 @@ async def drop(connection: AbstractConnection, *, in_order: bool = False) -> Non
     """Close a connection, whatever state it is in."""
     with suppress(*_FAULTS):
         await connection.disconnect(nowait=not in_order)
+
+
+async def to_the_end(closing: Coroutine[Any, Any, None]) -> None:
+    """Close all; who is cancelled meanwhile is so when that is done.
+
+    What was not come to would stay open, and nobody would know of it any more. The
+    driver sees to it that no closing takes long.
+    """
+    task = asyncio.create_task(closing)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+    if cancelled is not None:
+        raise cancelled
+    task.result()

@@ -11,22 +11,22 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from contextlib import AsyncExitStack
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, runtime_checkable
 
 from botsessions.conformance.histories.history import Violation
 from botsessions.conformance.results import NotSupported
-from botsessions.record import Record, Version, Write, ring_after
+from botsessions.errors import BackendError, OutcomeUnknownError
+from botsessions.record import Loaded, Record, Version, Write, ring_after
 from botsessions.store import SessionStore
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from botsessions.backend import Backend, Outcome
-    from botsessions.errors import BackendError
     from botsessions.keys import SessionKey
-    from botsessions.record import Loaded
     from botsessions.store import Session, UpdateFunction
 
     Make = Callable[..., Backend]
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MINUTE_MS = 60_000
+# Seconds for which a call of a backend may be busy.
+_PATIENCE = 10.0
+# Seconds by which a write that was acknowledged may be late, for us to notice.
+_LATE = 0.05
 
 
 @runtime_checkable
@@ -103,7 +107,7 @@ class Subject:
         """Return a new backend that is not open."""
         return self.make() if self._clock is None else self.make(clock=self._clock)
 
-    async def user(self) -> Backend:
+    async def unopened(self) -> Backend:
         """Return an unopened backend over the data of this check.
 
         It is a new object, or the only one there can be.
@@ -115,10 +119,15 @@ class Subject:
 
     async def open(self) -> Watched:
         """Return an open backend over the data of this check; closed at its end."""
-        backend = await self.user()
-        await backend.open()
-        self._stack.push_async_callback(backend.aclose)
-        return Watched(backend, self)
+        backend = opened(await self.unopened())
+        return Watched(await self._stack.enter_async_context(backend), self)
+
+    async def able(self, ability: type[Any], methods: str) -> Any:
+        """Return what ``open`` does; go on only if it has the ability (a protocol)."""
+        backend = (await self.open()).backend
+        if not isinstance(backend, ability):
+            raise NotSupported(f"it has no {methods}")
+        return backend
 
     async def store(self, **options: Any) -> SessionStore:
         """Return an open store over the data of this check; closed at its end."""
@@ -127,7 +136,7 @@ class Subject:
             "rng": self.rng,
             **options,
         }
-        store = _NotedStore(await self.user(), **given)
+        store = _NotedStore(await self.unopened(), **given)
         store.steps = self.steps
         return await self._stack.enter_async_context(store)
 
@@ -139,27 +148,31 @@ class Subject:
     async def is_shared(self) -> bool:
         """Tell whether another backend that ``make`` returns sees the same data."""
         if self._is_shared is None:
-            first, second = self.made(), self.made()
-            await first.open()
-            await second.open()
-            try:
-                # Not among the keys of the check.
-                key = f"{self.namespace}-shared/key"
-                write = Write(key, None, fresh(self.rng, b"\x01"), await soon(first))
-                await first.commit([write])
-                # One that is late with its writes is no reason to think otherwise.
-                await asyncio.sleep(0.05)
-                [found] = (await second.load([key])).records
-            finally:
-                await first.aclose()
-            # Nor is one that writes when it is closed.
-            try:
-                if found is None:
-                    [found] = (await second.load([key])).records
-                self._is_shared = found is not None
-            finally:
-                await second.aclose()
+            self._is_shared = await self._sees_what_another_wrote()
         return self._is_shared
+
+    async def _sees_what_another_wrote(self) -> bool:
+        # Of a prefix of its own: a check may list all that begins with its own.
+        key = f"conform{self.rng.getrandbits(40):010x}/shared"
+        async with opened(self.made()) as first:
+            until = await in_a_minute(first)
+            record = fresh(self.rng, b"\x01", expires_at=until)
+            [landed] = await first.commit([Write(key, None, record, until)])
+            expect(
+                landed is True,
+                f"a creation where nothing was did not land, it was told {landed!r}",
+            )
+            # Opened later: who reads what was there as it opened still shares it.
+            if await self._finds(key):
+                return True
+        # So does one that writes when it is closed, or is late with its writes.
+        await asyncio.sleep(_LATE)
+        return await self._finds(key)
+
+    async def _finds(self, key: str) -> bool:
+        async with opened(self.made()) as backend:
+            [found] = (await backend.load([key])).records
+            return found is not None
 
     async def need_shared(self) -> None:
         """Go on only if backends that are made apart share their data."""
@@ -215,20 +228,26 @@ class Watched:
         self.backend = backend
         self._subject = subject
 
-    async def load(self, *keys: str) -> Sequence[Record | BackendError | None]:
+    async def load(self, *keys: str) -> list[Record | BackendError | None]:
         """Load records; only what was asked for, as many, may come back."""
-        return (await self.loaded(*keys)).records
+        return list((await self.loaded(*keys)).records)
 
     async def loaded(self, *keys: str) -> Loaded:
-        """Load records with the clock."""
-        shown = " ".join(map(self._short, keys[:5])) + (" …" if len(keys) > 5 else "")
-        self._note(f"load {shown}")
+        """Load records with the clock, as the backend answers them."""
+        names = " ".join(map(self._short, keys[:5])) + (" …" if len(keys) > 5 else "")
+        self._note(f"load {names}")
         loaded = await self.backend.load(keys)
-        found = ", ".join(map(described, loaded.records[:5]))
+        if not isinstance(loaded, Loaded):
+            raise Violation(f"load answered {loaded!r:.60}, no Loaded")
+        records = _sequence(loaded.records, "the records of a load are")
+        for record in records:
+            if not isinstance(record, Record | BackendError | None):
+                raise Violation(f"{record!r:.60} came in the place of a record")
+        found = ", ".join(map(described, records[:5]))
         self._note(f"  is answered {found or 'nothing'} (now {loaded.now})")
         expect(
-            len(loaded.records) == len(keys),
-            f"{len(keys)} keys were asked for, {len(loaded.records)} records came",
+            len(records) == len(keys),
+            f"{len(keys)} keys were asked for, {len(records)} records came",
         )
         return loaded
 
@@ -249,9 +268,14 @@ class Watched:
             )
         if len(writes) > 5:
             self._note(f"  … and {len(writes) - 5:,} more")
-        landed = await self.backend.commit(writes)
+        landed = _sequence(await self.backend.commit(writes), "commit answered")
         answers = ", ".join(map(repr, landed[:5])) + (", …" if len(landed) > 5 else "")
         self._note(f"  is answered [{answers}]")
+        for answer in landed:
+            expect(
+                isinstance(answer, bool | BackendError | OutcomeUnknownError),
+                f"a write was answered {answer!r:.60}, neither a bool nor an error",
+            )
         expect(
             len(landed) == len(writes),
             f"{len(writes)} writes went out, {len(landed)} answers came",
@@ -263,7 +287,7 @@ class Watched:
     ) -> bool:
         """Commit one write that is in time; tell whether it landed."""
         version = None if expected is None else expected.version
-        until = not_after or await soon(self.backend)
+        until = not_after or await in_a_minute(self.backend)
         [landed] = await self.commit(Write(key, version, record, until))
         if not isinstance(landed, bool):
             raise Violation(f"an error instead of an answer: {landed!r}")
@@ -339,9 +363,49 @@ def fresh(
     return Record(version, value, ring_after(before), created_at, expires_at)
 
 
-async def soon(backend: Backend) -> int:
+@asynccontextmanager
+async def opened(backend: Backend) -> AsyncIterator[Backend]:
+    """Open a backend, and close it whatever comes."""
+    await backend.open()
+    try:
+        yield backend
+    finally:
+        await backend.aclose()
+
+
+async def within(work: Awaitable[T], what: str) -> T:
+    """Wait for work that takes a moment; ``what`` is wrong if it takes for ever."""
+    try:
+        async with asyncio.timeout(_PATIENCE) as limit:
+            return await work
+    except TimeoutError:
+        if not limit.expired():  # it is the backend's own
+            raise
+        raise Violation(f"no answer for {_PATIENCE:g} s: {what}") from None
+
+
+async def together(*works: Awaitable[T]) -> list[T]:
+    """Do all at once; if one fails, the others are over before that is told.
+
+    Else they would go on with a backend that is being closed.
+    """
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def now(backend: Backend) -> int:
+    """Return the time by the clock of the backend, in milliseconds."""
+    return (await backend.load(["conform/clock"])).now
+
+
+async def in_a_minute(backend: Backend) -> int:
     """Return a moment until which a write may land, by the clock of the backend."""
-    return (await backend.load(["conform/clock"])).now + MINUTE_MS
+    return await now(backend) + MINUTE_MS
 
 
 def described(record: Record | BackendError | None) -> str:
@@ -365,3 +429,9 @@ def takes_clock(make: Make) -> bool:
         return "clock" in inspect.signature(make).parameters
     except (TypeError, ValueError):
         return False
+
+
+def _sequence(answer: Any, what: str) -> Sequence[Any]:
+    if isinstance(answer, Sequence) and not isinstance(answer, str | bytes):
+        return answer
+    raise Violation(f"{what} {answer!r:.60}, no sequence")

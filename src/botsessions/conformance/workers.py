@@ -21,17 +21,21 @@ from botsessions.conformance.histories.history import (
     Verb,
     Violation,
 )
-from botsessions.conformance.subject import MINUTE_MS, fresh
+from botsessions.conformance.subject import MINUTE_MS, expect, fresh
 from botsessions.errors import OutcomeUnknownError
 from botsessions.record import Record, Version, Write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from botsessions.backend import Backend
 
 # Ids of one worker are below this; its number says where they begin.
 _STRIDE = 100_000
+# More refusals in turn than others can have been faster.
+_REFUSALS = 1_000
+# The most seconds between two appends of one worker.
+_PAUSE = 0.002
 
 
 async def append_in_turn(
@@ -42,10 +46,12 @@ async def append_in_turn(
     calls: list[Call] = []
     for turn in range(times):
         key = keys[(number + turn) % len(keys)]
-        landed: bool | None = False
-        while landed is False:
-            landed = await append(backend, key, number, calls, rng)
-            await asyncio.sleep(rng.random() * 0.002)
+        refusals = 0
+        while await append(backend, key, number, calls, rng) is False:
+            refusals += 1
+            expect(refusals < _REFUSALS, f"refused {_REFUSALS:,} times in turn")
+            await asyncio.sleep(rng.random() * _PAUSE)
+        await asyncio.sleep(rng.random() * _PAUSE)
     return calls
 
 
@@ -84,14 +90,22 @@ async def append(  # noqa: PLR0913, PLR0917 - who, where, and to whom it is told
     return landed is True
 
 
-async def read_in_turn(
-    backend: Backend, keys: Sequence[str], number: int, times: int
-) -> list[Call]:
-    """Read the records of keys, in turn; return the calls."""
+async def read_all(backend: Backend, keys: Sequence[str], number: int) -> list[Call]:
+    """Read the record of each key; return the calls."""
     calls: list[Call] = []
-    for turn in range(times):
-        await _read(backend, keys[turn % len(keys)], number, calls)
-        await asyncio.sleep(0)
+    for key in keys:
+        await _read(backend, key, number, calls)
+    return calls
+
+
+async def read_while(
+    at_work: Collection[int], backend: Backend, key: str, number: int
+) -> list[Call]:
+    """Read a record as long as anybody is at work; return the calls."""
+    calls: list[Call] = []
+    while at_work:
+        await _read(backend, key, number, calls)
+        await asyncio.sleep(_PAUSE / 10)
     return calls
 
 

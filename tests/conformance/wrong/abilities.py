@@ -201,6 +201,48 @@ class LocksWhatItLists(Wrong):
                 self.disk.unlock(key)
 
 
+class StopsAtAPageOfTheDead(Wrong):
+    """Leaves the dead out of each page that it has read, and stops at one that is
+    empty then.
+    """
+
+    caught_by = "listing_passes_over_the_dead"
+
+    async def list_pages(
+        self, prefix: str, after: str, limit: int
+    ) -> AsyncIterator[Page]:
+        async for page in super().list_pages(prefix, after, limit):
+            alive = [(k, rec) for k, rec in page.entries if not rec.is_dead(page.now)]
+            if not alive:
+                return
+            yield page._replace(entries=alive)
+
+
+class LosesItsPlace(Wrong):
+    """Looks for the last key of a page to go on behind it, which has been swept by
+    then.
+    """
+
+    caught_by = "listing_passes_over_the_dead"
+
+    def page(self, prefix: str, after: str, limit: int) -> tuple[Page, bool]:
+        found = [k for k in self.keys() if self.is_under(k, prefix)]
+        begin = found.index(after) + 1 if after.startswith(prefix) else 0
+        return self.page_of(found[begin : begin + limit]), len(found) <= begin + limit
+
+
+class ListsNothing(Wrong):
+    """Has no page at all: the method is there, its body is not yet."""
+
+    caught_by = "listing_is_whole_and_in_order"
+
+    async def list_pages(
+        self, prefix: str, after: str, limit: int
+    ) -> AsyncIterator[Page]:
+        return
+        yield
+
+
 class SweepsTheEndless(Wrong):
     """Sweeps what has no end: ``NULL`` became 0 on the way."""
 
@@ -274,6 +316,18 @@ class SweepsAll(Wrong):
 
     async def sweep(self, prefix: str, limit: int) -> int:
         return await super().sweep(prefix, 10**9)
+
+
+class SweepsInSilence(Wrong):
+    """Answers 0 whatever it has swept: nobody asked for the count of the rows. Who
+    sweeps until nothing is left stops at once.
+    """
+
+    caught_by = "sweeping_keeps_to_its_bounds"
+
+    async def sweep(self, prefix: str, limit: int) -> int:
+        await super().sweep(prefix, limit)
+        return 0
 
 
 class SweepsBeyondThePrefix(Wrong):

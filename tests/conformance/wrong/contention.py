@@ -6,6 +6,7 @@ import asyncio
 import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from botsessions.errors import BackendError
@@ -117,6 +118,50 @@ class WritesThenLooks(_WithoutRowLocks):
         else:
             self.disk.rows[write.key] = found
         return False
+
+
+class RefusesForGood(Wrong):
+    """Answers False to each write from the tenth on: a quota is used up, and nobody
+    looks why nothing was changed.
+    """
+
+    caught_by = "tasks_lose_nothing"
+    writes = 0
+
+    async def swap(self, write: Write) -> bool:
+        self.writes += 1
+        return self.writes < 10 and await super().swap(write)
+
+
+class StopsTakingWrites(Wrong):
+    """Fails from the third commit on: the connection that is written on is never made
+    anew.
+    """
+
+    caught_by = "law_3_each_update_is_applied_once"
+    commits = 0
+
+    async def commit(self, writes: Sequence[Write]) -> list[bool]:
+        self.commits += 1
+        if self.commits > 2:
+            raise BackendError("the connection was closed")
+        return await super().commit(writes)
+
+
+class HasOneWriter(Wrong):
+    """Lets only the one write that has written first, for a while: a lease, which
+    others wait for in vain.
+    """
+
+    caught_by = "law_8_an_unknown_outcome_is_settled_or_told"
+
+    async def commit(self, writes: Sequence[Write]) -> list[bool]:
+        leases = vars(self.disk)
+        until, holder = leases.get("lease", (0.0, self))
+        if holder is not self and holder.users and until > time.monotonic():
+            raise BackendError("another has the lease")
+        leases["lease"] = (time.monotonic() + 1, self)
+        return await super().commit(writes)
 
 
 class VersionBeforeValue(Wrong):
@@ -232,6 +277,29 @@ class ReadsFromAReplica(Wrong):
         return loaded._replace(records=[self.replica.get(key) for key in keys])
 
 
+class ReadsFromACopy(Wrong):
+    """Reads from a copy of the table, made anew for each 60th load, until it writes for
+    the first time: a cache for those who only read.
+    """
+
+    caught_by = "reads_are_never_stale"
+    writes = False
+    left = 0
+
+    async def load(self, keys: Sequence[str]) -> Loaded:
+        if self.writes:
+            return self.loaded(keys)
+        if not self.left:
+            self.copy, self.left = dict(self.disk.rows), 60
+        self.left -= 1
+        return Loaded(self.now(), [self.copy.get(key) for key in keys])
+
+    async def commit(self, writes: Sequence[Write]) -> list[bool]:
+        self.writes = True
+        await asyncio.sleep(_TRIP)
+        return await super().commit(writes)
+
+
 class ReadsInOneSnapshot(WrongFile):
     """Reads in a transaction that it leaves open for a while: with autocommit off, the
     first ``SELECT`` begins one.
@@ -289,3 +357,26 @@ class AnswersTheVictimFalse(Wrong):
         finally:
             for key in locked:
                 self.disk.unlock(key)
+
+
+class BlocksTheEventLoop(Wrong):
+    """Waits for the server in place: the driver knows no asyncio, and a commit takes
+    only half a millisecond.
+    """
+
+    caught_by = "it_never_blocks_the_event_loop"
+
+    async def swap_all(self, writes: Sequence[Write]) -> list[bool]:
+        time.sleep(0.0005)  # noqa: ASYNC251 - that is what is wrong
+        return await super().swap_all(writes)
+
+
+class BlocksForAnotherThread(Wrong):
+    """Reads on a thread, as it should, and waits for it with ``result()``."""
+
+    caught_by = "it_never_blocks_the_event_loop"
+
+    async def load(self, keys: Sequence[str]) -> Loaded:
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(time.sleep, 0.0002).result()
+        return await super().load(keys)

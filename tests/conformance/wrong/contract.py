@@ -18,6 +18,20 @@ if TYPE_CHECKING:
 _NOTHING = Record(Version(0, 0), b"", b"", 0, 0)
 
 
+class TakesNoBatches(Wrong):
+    """Says that it takes 0 batches at once: that was to mean without a limit."""
+
+    caught_by = "concurrent_batches_is_a_number"
+    concurrent_batches = 0
+
+
+class CountsBatchesInText(Wrong):
+    """Says how many batches it takes as the text of a setting: ``os.environ``."""
+
+    caught_by = "concurrent_batches_is_a_number"
+    concurrent_batches = cast("int", "4")
+
+
 # What is missing.
 
 
@@ -585,6 +599,22 @@ class KeepsTheLastOfAKey(Wrong):
         return [landed[write.key] for write in writes]
 
 
+class RefusesWhatItHasWritten(Wrong):
+    """Refuses the second write of a key when the first is written: each is a statement
+    of its own, without a transaction.
+    """
+
+    caught_by = "a_key_twice_in_one_batch_is_told_the_truth"
+
+    async def swap_all(self, writes: Sequence[Write]) -> list[bool]:
+        landed: dict[str, bool] = {}
+        for write in writes:
+            if write.key in landed:
+                raise BackendError("duplicate key value violates unique constraint")
+            landed[write.key] = await self.swap(write)
+        return list(landed.values())
+
+
 class AnswersByKey(Wrong):
     """Answers in the order of the keys: the batch was sorted for its locks, and stayed
     so.
@@ -800,6 +830,26 @@ class ReadsFromItsCache(Wrong):
     async def store(self, place: str, row: Record) -> None:
         await super().store(place, row)
         self.cache[place] = row
+
+
+class ReadsAsOfItsOpening(Wrong):
+    """Reads what was there as it opened, and what it wrote itself: one transaction for
+    as long as it is open.
+    """
+
+    caught_by = "acknowledged_is_seen_by_all"
+
+    async def open(self) -> None:
+        await super().open()
+        if self.users == 1:
+            self.seen = dict(self.disk.rows)
+
+    def read(self, key: str) -> Record | None:
+        return self.seen.get(key)
+
+    async def store(self, place: str, row: Record) -> None:
+        await super().store(place, row)
+        self.seen[place] = row
 
 
 class RemembersWhatIsMissing(Wrong):

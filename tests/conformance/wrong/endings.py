@@ -10,9 +10,22 @@ from botsessions.record import Loaded, Record, Write
 from tests.conformance.wrong.base import Wrong, WrongFile
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Awaitable, Sequence
 
-    from botsessions.backend import Outcome
+    from botsessions.backend import Outcome, Page
+
+
+async def _soon(connection: Awaitable[object]) -> None:
+    """Wait for a connection as pools do: not for ever."""
+    try:
+        async with asyncio.timeout(0.2):
+            await connection
+    except TimeoutError as exc:
+        raise BackendError("no connection is free") from exc
+
+
+async def _take(pool: asyncio.Semaphore) -> None:
+    await _soon(pool.acquire())
 
 
 class LeaksConnections(Wrong):
@@ -50,6 +63,83 @@ class ReadsTheAnswerOfAnother(Wrong):
         self.answers.append(Loaded(self.now(), [self.read(key) for key in keys]))
         await self.trip()
         return self.answers.pop(0)
+
+
+class LeaksFromAPool(Wrong):
+    """Takes a connection out of a pool of ten, and does not put it back when it is
+    cancelled.
+    """
+
+    caught_by = "a_cancelled_load_leaves_it_usable"
+
+    async def open(self) -> None:
+        await super().open()
+        self.pool = asyncio.Semaphore(10)
+
+    async def load(self, keys: Sequence[str]) -> Loaded:
+        await _take(self.pool)
+        loaded = await super().load(keys)
+        self.pool.release()
+        return loaded
+
+
+class HandsOverToNobody(Wrong):
+    """Hands a connection to who has waited longest, though he may have been cancelled
+    by then: it is lost.
+    """
+
+    caught_by = "a_cancelled_load_leaves_it_usable"
+
+    async def open(self) -> None:
+        await super().open()
+        self.free = 10
+        self.waiting: list[asyncio.Future[None]] = []
+
+    async def load(self, keys: Sequence[str]) -> Loaded:
+        if self.free:
+            self.free -= 1
+        else:
+            self.waiting.append(asyncio.get_running_loop().create_future())
+            await _soon(self.waiting[-1])
+        try:
+            return await super().load(keys)
+        finally:
+            if self.waiting:
+                turn = self.waiting.pop(0)
+                if not turn.done():
+                    turn.set_result(None)
+            else:
+                self.free += 1
+
+
+class LosesWhatItWasGiven(Wrong):
+    """Asks for a connection, and loses it if it is cancelled as it gets it: the
+    ``try`` begins behind that.
+    """
+
+    caught_by = "a_cancelled_load_leaves_it_usable"
+
+    async def open(self) -> None:
+        await super().open()
+        self.free = 10
+
+    async def load(self, keys: Sequence[str]) -> Loaded:
+        connection = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(self.give, connection)
+        await connection
+        try:
+            return await super().load(keys)
+        finally:
+            self.free += 1
+
+    def give(self, connection: asyncio.Future[None]) -> None:
+        if connection.done():
+            return
+        if self.free:
+            self.free -= 1
+            connection.set_result(None)
+        else:
+            connection.set_exception(BackendError("no connection is free"))
 
 
 class LeavesTheLockHeld(Wrong):
@@ -111,6 +201,157 @@ class ReadsTheOutcomeOfAnother(Wrong):
         self.outcomes.append(await super().commit(writes))
         await self.trip()
         return self.outcomes.pop(0)
+
+
+class _Pings(Wrong):
+    """Has a task that keeps its connection alive."""
+
+    pinger: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        await super().open()
+        if self.pinger is None:
+            self.pinger = asyncio.create_task(asyncio.sleep(3600))
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        if not self.users:
+            self.stop()
+
+    def stop(self) -> None:
+        if self.pinger is not None:
+            self.pinger.cancel()
+        self.pinger = None
+
+
+class KeepsPinging(_Pings):
+    """Leaves the task that keeps its connection alive running for ever."""
+
+    caught_by = "what_is_closed_leaves_nothing_open"
+
+    def stop(self) -> None:
+        self.pinger = None
+
+
+class OpensByHalves(_Pings):
+    """Logs in when it has connected, and leaves the connection open if it is cancelled
+    in between.
+    """
+
+    caught_by = "a_cancelled_open_leaves_nothing_open"
+
+    async def open(self) -> None:
+        pinger = asyncio.create_task(asyncio.sleep(3600))
+        await self.trip()
+        pinger.cancel()
+        await super().open()
+
+
+class CleansUpInSteps(_Pings):
+    """Says goodbye, then closes, when ``open`` is cancelled, and can be cancelled again
+    in between: our own Redis backend did so.
+    """
+
+    caught_by = "a_cancelled_open_leaves_nothing_open"
+
+    async def open(self) -> None:
+        pinger = asyncio.create_task(asyncio.sleep(3600))
+        try:
+            await self.trip()
+        finally:
+            await self.trip()
+            pinger.cancel()
+        await super().open()
+
+
+class CountsTheCancelled(Wrong):
+    """Counts who opens it first of all, also who is cancelled then: one more than will
+    ever close it.
+    """
+
+    caught_by = "a_cancelled_open_leaves_nothing_open"
+    is_closed = True
+
+    async def open(self) -> None:
+        await super().open()
+        if self.is_closed and self.users > 1:
+            raise BackendError("closed, and yet in use")
+        await self.trip()
+        self.is_closed = False
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        self.is_closed = True
+
+
+class ClosesByHalves(_Pings):
+    """Says goodbye, then closes, and forgets the rest if it is cancelled in between."""
+
+    caught_by = "a_cancelled_close_leaves_nothing_open"
+
+    async def aclose(self) -> None:
+        self.users -= 1
+        if not self.users:
+            pinger, self.pinger = self.pinger, None
+            await self.trip()
+            if pinger is not None:
+                pinger.cancel()
+
+
+class _ReadsPagesFromAPool(Wrong):
+    """Has ten connections for reading pages."""
+
+    async def open(self) -> None:
+        await super().open()
+        self.pool = asyncio.Semaphore(10)
+
+
+class LeaksWithAPage(_ReadsPagesFromAPool):
+    """Does not put back the connection of a page that was cancelled."""
+
+    caught_by = "a_cancelled_walk_leaves_it_usable"
+
+    async def list_pages(
+        self, prefix: str, after: str, limit: int
+    ) -> AsyncIterator[Page]:
+        last = False
+        while not last:
+            await _take(self.pool)
+            await self.trip()
+            page, last = self.page(prefix, after, limit)
+            self.pool.release()
+            yield page
+            after = page.entries[-1][0] if page.entries else after
+
+
+class HoldsAConnectionForAWalk(_ReadsPagesFromAPool):
+    """Holds a connection until the walk is over: a cursor on the server."""
+
+    caught_by = "walks_may_be_left_in_the_middle"
+
+    async def list_pages(
+        self, prefix: str, after: str, limit: int
+    ) -> AsyncIterator[Page]:
+        await _take(self.pool)
+        try:
+            async for page in super().list_pages(prefix, after, limit):
+                yield page
+        finally:
+            self.pool.release()
+
+
+class SweepsOneAtATime(Wrong):
+    """Waits while another sweeps, by a mark that a sweep that was cancelled leaves
+    behind.
+    """
+
+    caught_by = "a_cancelled_sweep_leaves_it_usable"
+
+    async def sweep(self, prefix: str, limit: int) -> int:
+        await self.disk.lock("sweeping", 0.2)
+        count = await super().sweep(prefix, limit)
+        self.disk.unlock("sweeping")
+        return count
 
 
 class LosesOnReconnect(Wrong):

@@ -12,10 +12,16 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from botsessions.conformance import child
-from botsessions.conformance.histories.history import Violation
-from botsessions.conformance.subject import expect, soon
+from botsessions.conformance.steps import longest_wait
+from botsessions.conformance.subject import (
+    expect,
+    in_a_minute,
+    opened,
+    together,
+    within,
+)
 from botsessions.conformance.witness import judge
-from botsessions.conformance.workers import append_in_turn, read_in_turn
+from botsessions.conformance.workers import append_in_turn, read_all, read_while
 from botsessions.record import Record, Write
 
 if TYPE_CHECKING:
@@ -24,11 +30,12 @@ if TYPE_CHECKING:
     from botsessions.conformance.subject import Subject
 
 _WORKERS = 4
-# How often each worker appends, and how long it may take (seconds).
+# How often each worker appends.
 _TIMES = 25
-_PATIENCE = 10.0
 # More calls at once than a pool has connections, or a server takes.
 _AT_ONCE = 100
+# How many calls are looked at, and the seconds which one may keep its thread waiting.
+_LOOKS, _WAIT = 40, 0.0001
 
 
 async def tasks_lose_nothing(subject: Subject) -> None:
@@ -36,10 +43,10 @@ async def tasks_lose_nothing(subject: Subject) -> None:
     backend = (await subject.open()).backend
     keys = [subject.key("a"), subject.key("b")]
     subject.steps.append(f"load a, {_AT_ONCE} times at once")
-    await asyncio.gather(*(backend.load(keys[:1]) for _ in range(_AT_ONCE)))
+    await together(*(backend.load(keys[:1]) for _ in range(_AT_ONCE)))
     subject.steps.append(f"{_WORKERS} tasks append to a and b, {_TIMES} times each")
     work = [append_in_turn(backend, keys, n, _TIMES) for n in range(_WORKERS)]
-    calls = [call for made in await asyncio.gather(*work) for call in made]
+    calls = [call for made in await together(*work) for call in made]
     await _judge(subject, backend, keys, calls)
 
 
@@ -49,12 +56,8 @@ async def threads_lose_nothing(subject: Subject) -> None:
     keys = [subject.key("a"), subject.key("b")]
 
     async def work(number: int) -> list[Call]:
-        backend = subject.made()
-        await backend.open()
-        try:
+        async with opened(subject.made()) as backend:
             return await append_in_turn(backend, keys, number, _TIMES)
-        finally:
-            await backend.aclose()
 
     # Made here, so that what must be made first (a file, a table) is there.
     backend = (await subject.open()).backend
@@ -62,7 +65,7 @@ async def threads_lose_nothing(subject: Subject) -> None:
     threads = [
         asyncio.to_thread(asyncio.run, work(number)) for number in range(_WORKERS)
     ]
-    calls = [call for made in await asyncio.gather(*threads) for call in made]
+    calls = [call for made in await together(*threads) for call in made]
     await _judge(subject, backend, keys, calls)
 
 
@@ -77,7 +80,7 @@ async def processes_lose_nothing(subject: Subject) -> None:
         child.append_in_turn(subject.make, keys, number, _TIMES, all_made)
         for number in range(3)
     ]
-    calls = [call for made in await asyncio.gather(*work) for call in made]
+    calls = [call for made in await together(*work) for call in made]
     await _judge(subject, backend, keys, calls)
 
 
@@ -85,13 +88,21 @@ async def reads_are_never_stale(subject: Subject) -> None:
     """What one has read, nobody reads an earlier state of afterwards."""
     key = subject.key()
     backends = [(await subject.open()).backend for _ in range(_WORKERS)]
-    writers, readers = backends[:2], backends[2:]
+    at_work = {0, 1}
     subject.steps.append(f"2 tasks append, {_TIMES} times each, while 2 read")
-    work = [
-        *(append_in_turn(b, [key], n, _TIMES) for n, b in enumerate(writers)),
-        *(read_in_turn(b, [key], n, 2 * _TIMES) for n, b in enumerate(readers, 2)),
-    ]
-    calls = [call for made in await asyncio.gather(*work) for call in made]
+
+    async def write(number: int) -> list[Call]:
+        try:
+            return await append_in_turn(backends[number], [key], number, _TIMES)
+        finally:
+            at_work.remove(number)
+
+    write_all = [write(number) for number in (0, 1)]
+    read = [read_while(at_work, backends[n], key, n) for n in range(2, _WORKERS)]
+    made = await together(*write_all, *read)
+    states = {call.saw for calls in made[2:] for call in calls}
+    expect(len(states) > 2, f"of {2 * _TIMES} states they saw {len(states)}")
+    calls = [call for of_one in made for call in of_one]
     await _judge(subject, backends[0], [key], calls)
 
 
@@ -101,7 +112,7 @@ async def batches_in_any_order_never_block(subject: Subject) -> None:
     keys = [subject.key(f"{number:02}") for number in range(10)]
     for key in keys:
         await backends[0].must_write(key, None, subject.record())
-    until = await soon(backends[0].backend)
+    until = await in_a_minute(backends[0].backend)
     for turn in range(10):
         subject.steps[:] = [f"{_WORKERS} batches of 10 keys, each in another order"]
         found = (await backends[0].backend.load(keys)).records
@@ -115,13 +126,7 @@ async def batches_in_any_order_never_block(subject: Subject) -> None:
             ]
             subject.rng.shuffle(writes)
             batches.append(backend.backend.commit(writes))
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                answers = await asyncio.gather(*batches)
-        except TimeoutError:
-            raise Violation(
-                f"no answer for {_PATIENCE:g} s: they wait for each other"
-            ) from None
+        answers = await within(together(*batches), "they wait for each other")
         for landed in answers:
             wrong = [answer for answer in landed if not isinstance(answer, bool)]
             expect(not wrong, f"an error instead of an answer: {wrong[:1]}")
@@ -129,11 +134,30 @@ async def batches_in_any_order_never_block(subject: Subject) -> None:
         expect(total == len(keys), f"{len(keys)} keys, {total} of the rivals landed")
 
 
+async def it_never_blocks_the_event_loop(subject: Subject) -> None:
+    """While a load or a commit waits, others have their turn on the event loop."""
+    backend = (await subject.open()).backend
+    until = await in_a_minute(backend)
+    waits: dict[str, list[float]] = {"load": [], "commit": []}
+    for number in range(_LOOKS):
+        key = subject.key(f"{number}")
+        write = Write(key, None, subject.record(), until)
+        waits["load"].append(await longest_wait(backend.load([key])))
+        waits["commit"].append(await longest_wait(backend.commit([write])))
+    for name, seconds in waits.items():
+        # One may wait for much else on a busy machine, but not each of them.
+        shortest = min(seconds)
+        subject.steps.append(
+            f"{_LOOKS} times {name}: {1000 * shortest:.2f} ms at least"
+        )
+        expect(shortest < _WAIT, f"each {name} keeps the event loop waiting")
+
+
 async def _judge(
     subject: Subject, backend: Backend, keys: list[str], calls: list[Call]
 ) -> None:
     """Read all once more, and let the judges look at each key."""
-    calls += await read_in_turn(backend, keys, _WORKERS, len(keys))
+    calls += await read_all(backend, keys, _WORKERS)
     judge(subject, calls)
 
 
@@ -143,4 +167,5 @@ CHECKS = (
     processes_lose_nothing,
     reads_are_never_stale,
     batches_in_any_order_never_block,
+    it_never_blocks_the_event_loop,
 )
