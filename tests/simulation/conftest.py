@@ -70,6 +70,8 @@ def pytest_terminal_summary(
     if config.get_verbosity() >= 0:
         for line in [*report.table(counts.played), *counts.catches]:
             terminalreporter.line(line)
-    for line in report.summary(counts.played):
-        terminalreporter.line(line)
-    terminalreporter.line(f"{len(counts.catches)} mutants caught")
+    if counts.played:
+        for line in report.summary(counts.played):
+            terminalreporter.line(line)
+    if counts.catches:
+        terminalreporter.line(f"{len(counts.catches)} mutants caught")

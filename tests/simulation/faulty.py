@@ -209,7 +209,8 @@ class FaultyBackend:
                 raise BackendUnavailableError("injected: unavailable")
             case LoadFault.OVERTAKEN:
                 await self._server.requests.behind(*self._others())
-        await self._cross()
+        if self.is_cut_off:
+            await self._get_lost()
         await self._arrive(since)
         while readable := self._server.when_readable(keys):
             await readable
@@ -218,16 +219,16 @@ class FaultyBackend:
         if fault is LoadFault.ANSWER_OVERTAKEN:
             await self._server.answers.behind(*self._others())
         await self._travel()
-        await self._cross()
+        if self.is_cut_off:
+            await self._get_lost()
         self._server.answers.passes()
         return self._spoil(loaded, fault)
 
-    async def _cross(self) -> None:
-        """Go on unless the process is cut off: then nothing goes there, or back."""
-        if self.is_cut_off:
-            if self._rng.random() < self.faults.silence:
-                await self._wait_for_ever()
-            raise ConnectionResetError("injected: cut off")
+    async def _get_lost(self) -> None:
+        """While a process is cut off nothing goes there, or back."""
+        if self._rng.random() < self.faults.silence:
+            await self._wait_for_ever()
+        raise ConnectionResetError("injected: cut off")
 
     def _note_unread(self, keys: Sequence[str], sent: int, loaded: Loaded) -> None:
         pairs = zip(keys, loaded.records, strict=True)
@@ -374,7 +375,8 @@ class FaultyBackend:
             answer = await self._commit_each(writes, trip)
         else:
             answer = await self._send(writes, trip, fault)
-        await self._cross()
+        if self.is_cut_off:
+            await self._get_lost()
         return answer
 
     async def _commit_each(

@@ -162,7 +162,7 @@ PLANS = [
         faults=Faults(commit={CommitFault.LOST_ANSWER: 0.1}, silence=1.0, limit=2),
         timeout=0.5,
         pause=0.002,
-        unknown=0.01,
+        unknown=0.02,
     ),
     Plan(
         name="clock corrected",
@@ -264,7 +264,7 @@ PLANS = [
         cuts=4,
         outage=1.0,
         timeout=0.5,
-        unknown=0.1,
+        unknown=0.02,
     ),
     Plan(
         name="slow",
@@ -277,7 +277,7 @@ PLANS = [
             slow=0.22,
         ),
         timeout=0.4,
-        unknown=0.2,
+        unknown=0.05,
     ),
     Plan(
         name="split and slow",
@@ -296,7 +296,7 @@ PLANS = [
         ),
         pause=0.05,
         timeout=0.3,
-        unknown=0.2,
+        unknown=0.05,
     ),
     Plan(
         name="no time",

@@ -232,9 +232,10 @@ class _Run:
                 self._callers.append((process, caller))
 
     def _local_time(self, name: str) -> LocalTime:
-        skew, rng = self._plan.skew, self._rng(f"{name}/clock")
+        skew = self._plan.skew
         if not skew:
             return TRUE_TIME
+        rng = self._rng(f"{name}/clock")
         return LocalTime(1 + skew * rng.uniform(-1, 1), rng.random() * 1000)
 
     async def _call_on(self, process: Process, rng: random.Random, calls: int) -> None:

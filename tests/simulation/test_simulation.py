@@ -1,7 +1,7 @@
 """Thousands of seeded runs of the real engine; see ``plans`` for what they try.
 
 A failure names its seed and the command that plays it again, event by event. Each plan
-is played ``SIMULATION_RUNS`` (80) times; ``soak`` goes on for minutes or hours, with
+is played ``SIMULATION_RUNS`` (60) times; ``soak`` goes on for minutes or hours, with
 seeds of its own.
 """
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.name)
 def test_every_answer_is_true(plan: Plan, counts: Counts) -> None:
-    runs = int(os.environ.get("SIMULATION_RUNS", "80"))
+    runs = int(os.environ.get("SIMULATION_RUNS", "60"))
     played = Report()
     for seed in seeds_of(plan, runs):
         with reproducible(command_of_seed(seed)):
