@@ -1,103 +1,50 @@
 """Counts what the simulation played, and says so at the end (``-v`` for the tables).
 
 Where the tests are shared out to several processes (pytest-xdist) each counts for
-itself, and the one that shared them out adds it all up.
+itself, and the one that shared them out adds it all up (``report``).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.simulation import report
+
 if TYPE_CHECKING:
-    from tests.simulation.schedule import Plan, Report
+    from tests.simulation.report import Played
 
 
 @dataclasses.dataclass(slots=True)
-class Played:
-    """Runs, outcomes of calls, and longest waits, by plan; and mutants caught."""
+class Counts:
+    """What was played, by plan, and which mutants were caught."""
 
-    runs: Counter[str] = dataclasses.field(default_factory=Counter)
-    outcomes: dict[str, Counter[str]] = dataclasses.field(default_factory=dict)
-    slowest: dict[str, float] = dataclasses.field(default_factory=dict)
+    played: Played = dataclasses.field(default_factory=dict)
     catches: list[str] = dataclasses.field(default_factory=list)
-    happened: Counter[str] = dataclasses.field(default_factory=Counter)
-    soaked: list[str] = dataclasses.field(default_factory=list)
-
-    def add(self, plan: Plan, report: Report) -> None:
-        """Count one run."""
-        self.runs[plan.name] += 1
-        self.outcomes.setdefault(plan.name, Counter()).update(report.outcomes)
-        self.slowest[plan.name] = max(self.slowest.get(plan.name, 0), report.slowest)
-        self.happened += report.happened
-
-    def merge(self, other: dict[str, Any]) -> None:
-        """Count what another process has played."""
-        self.runs.update(other["runs"])
-        for name, outcomes in other["outcomes"].items():
-            self.outcomes.setdefault(name, Counter()).update(outcomes)
-        for name, slowest in other["slowest"].items():
-            self.slowest[name] = max(self.slowest.get(name, 0), slowest)
-        self.catches += other["catches"]
-        self.happened.update(other["happened"])
-        self.soaked += other["soaked"]
-
-    def summary(self) -> str:
-        """Return one line about all of it."""
-        total: Counter[str] = sum(self.outcomes.values(), Counter())
-        counts = ", ".join(f"{count:,} {name}" for name, count in total.most_common())
-        parts = []
-        if self.runs:
-            parts.append(
-                f"{self.runs.total():,} runs, {total.total():,} calls: {counts}"
-            )
-        if self.happened:
-            parts += [f"{n:,} {what}" for what, n in self.happened.most_common()]
-        if self.catches:
-            parts.append(f"{len(self.catches)} mutants caught")
-        return "\n".join(["; ".join(parts), *self.soaked]).strip()
-
-    def tables(self) -> list[str]:
-        """Return a line for each plan, and one for each mutant."""
-        lines = []
-        for name, runs in self.runs.items():
-            counts = self.outcomes[name].most_common()
-            shown = ", ".join(f"{count:,} {outcome}" for outcome, count in counts)
-            wait = self.slowest[name]
-            lines.append(f"{name:<28}{runs:>6,} runs, at most {wait:6.2f} s: {shown}")
-        return [*lines, *self.catches]
 
 
-_played = pytest.StashKey[Played]()
+_counts = pytest.StashKey[Counts]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Begin to count."""
-    config.stash[_played] = Played()
+    config.stash[_counts] = Counts()
 
 
 @pytest.fixture(scope="session")
-def played(pytestconfig: pytest.Config) -> Played:
+def counts(pytestconfig: pytest.Config) -> Counts:
     """Return what was played so far."""
-    return pytestconfig.stash.setdefault(_played, Played())
+    return pytestconfig.stash.setdefault(_counts, Counts())
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Hand over what was played, if another process asks for it."""
     output = getattr(session.config, "workeroutput", None)
     if output is not None:
-        played = session.config.stash[_played]
-        output["played"] = {
-            "runs": dict(played.runs),
-            "outcomes": {plan: dict(found) for plan, found in played.outcomes.items()},
-            "slowest": played.slowest,
-            "catches": played.catches,
-            "happened": dict(played.happened),
-            "soaked": played.soaked,
-        }
+        output["played"] = pickle.dumps(session.config.stash[_counts])
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -105,18 +52,26 @@ def pytest_testnodedown(node: Any) -> None:
     """Take over what another process has played."""
     output = getattr(node, "workeroutput", {})
     if "played" in output:
-        node.config.stash[_played].merge(output["played"])
+        theirs = pickle.loads(output["played"])  # noqa: S301 - our own
+        ours = node.config.stash[_counts]
+        report.add(ours.played, theirs.played)
+        ours.catches += theirs.catches
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Say what was played."""
-    played = config.stash.get(_played, Played())
-    if summary := played.summary():
-        terminalreporter.section("simulation")
-        # -q is in the settings: -v brings it back to 0.
-        if config.get_verbosity() >= 0:
-            for line in played.tables():
-                terminalreporter.line(line)
-        terminalreporter.line(summary)
+    counts = config.stash.get(_counts, Counts())
+    if not counts.played and not counts.catches:
+        return
+    terminalreporter.section("simulation")
+    # -q is in the settings: -v brings it back to 0.
+    if config.get_verbosity() >= 0:
+        for line in [*report.table(counts.played), *counts.catches]:
+            terminalreporter.line(line)
+    if counts.played:
+        for line in report.summary(counts.played):
+            terminalreporter.line(line)
+    if counts.catches:
+        terminalreporter.line(f"{len(counts.catches)} mutants caught")

@@ -4,7 +4,7 @@ Writes travel by themselves once they were sent (``request``), and may be overta
 others (``road``). What backends may have besides (``Near``, ``Home``) are classes of
 their own, since the engine looks for methods. Also watches over the engine's part of
 the contract: a key once in a batch, in one batch at a time, and no more batches than
-were agreed.
+were agreed. What it did is counted, and noted for ``reasons`` to look up.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import enum
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from botsessions.backend import Page
@@ -25,6 +26,7 @@ from botsessions.errors import (
 )
 from botsessions.record import Record
 from tests.simulation.request import Journey, Request
+from tests.simulation.server import is_lock
 
 if TYPE_CHECKING:
     import random
@@ -74,6 +76,20 @@ class LoadFault(enum.Enum):
     ANSWER_OVERTAKEN = "read, and the answer overtaken by others"
 
 
+class AsideFault(enum.Enum):
+    """What may happen to a sweep, or to a page of a listing.
+
+    Nothing bounds these in time but the backend, so an error always comes.
+    """
+
+    REFUSED = "refused"
+    UNAVAILABLE = "unavailable"
+    SLOW = "slow"
+    LOST_ANSWER = "done, and no answer"
+    LATE = "done late, and no answer"
+    TWICE = "done, answered, and done again"
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
     """How often what happens; times are the longest ones, in seconds.
@@ -85,6 +101,7 @@ class Faults:
 
     commit: Mapping[CommitFault, float] = dataclasses.field(default_factory=dict)
     load: Mapping[LoadFault, float] = dataclasses.field(default_factory=dict)
+    aside: Mapping[AsideFault, float] = dataclasses.field(default_factory=dict)
     trip: float = 0.002
     slow: float = 0.5
     late: float = 10.0
@@ -92,12 +109,27 @@ class Faults:
     limit: int = sys.maxsize
     poisoned: frozenset[str] = frozenset()
 
+    def kinds(self) -> set[str]:
+        """Return by what names these are counted."""
+        return {
+            f"{what}: {fault.value}"
+            for what, rates in (
+                ("commits", self.commit),
+                ("loads", self.load),
+                ("aside", self.aside),
+            )
+            for fault in rates
+        }
+
 
 @dataclasses.dataclass(slots=True)
 class Attempt:
-    """Writes that were sent, and when (ticks) it became known what came of them."""
+    """What was sent, and when (ticks) it became known what came of it.
 
-    places: set[str]
+    No ``places`` stand for all: the backend could not be opened.
+    """
+
+    places: set[str] | None
     sent: int
     settled: int = NEVER
 
@@ -126,12 +158,18 @@ class FaultyBackend:
         self._happened = 0
         self._writing: dict[str, int] = {}
         self._batches = 0
+        # Writes, with those that got no answer; and what certainly failed.
         self.attempts: list[Attempt] = []
+        self.failures: list[Attempt] = []
+        self.happened: Counter[str] = Counter()
+        self.is_cut_off = False
 
     async def open(self) -> None:
+        sent = self._server.tick()
         await self._travel()
-        if self.refusals or not self._server.is_up:
+        if self.refusals or self.is_cut_off or not self._server.is_up:
             self.refusals = max(self.refusals - 1, 0)
+            self.failures.append(Attempt(None, sent, self._server.tick()))
             raise BackendUnavailableError("injected: cannot be opened")
         self._opened += 1
 
@@ -144,7 +182,17 @@ class FaultyBackend:
         return self._opened > 0
 
     async def load(self, keys: Sequence[str]) -> Loaded:
-        fault = self._draw(self.faults.load)
+        sent = self._server.tick()
+        try:
+            loaded = await self._load(keys)
+        except BaseException as exc:
+            self._note_failure(keys, sent, exc)
+            raise
+        self._note_unread(keys, sent, loaded)
+        return loaded
+
+    async def _load(self, keys: Sequence[str]) -> Loaded:
+        fault = self._draw("loads", self.faults.load)
         self._log("loads", fault, *keys)
         if len(set(keys)) != len(keys):
             self._complain("a key is loaded twice in one batch")
@@ -161,6 +209,8 @@ class FaultyBackend:
                 raise BackendUnavailableError("injected: unavailable")
             case LoadFault.OVERTAKEN:
                 await self._server.requests.behind(*self._others())
+        if self.is_cut_off:
+            await self._get_lost()
         await self._arrive(since)
         while readable := self._server.when_readable(keys):
             await readable
@@ -169,8 +219,34 @@ class FaultyBackend:
         if fault is LoadFault.ANSWER_OVERTAKEN:
             await self._server.answers.behind(*self._others())
         await self._travel()
+        if self.is_cut_off:
+            await self._get_lost()
         self._server.answers.passes()
         return self._spoil(loaded, fault)
+
+    async def _get_lost(self) -> None:
+        """While a process is cut off nothing goes there, or back."""
+        if self._rng.random() < self.faults.silence:
+            await self._wait_for_ever()
+        raise ConnectionResetError("injected: cut off")
+
+    def _note_unread(self, keys: Sequence[str], sent: int, loaded: Loaded) -> None:
+        pairs = zip(keys, loaded.records, strict=True)
+        unread = {key for key, record in pairs if isinstance(record, BackendError)}
+        self.failures.append(Attempt(unread, sent, self._server.tick()))
+
+    def _note_failure(self, keys: Sequence[str], sent: int, exc: BaseException) -> None:
+        """Note for which keys this is a reason to fail.
+
+        It is none for several of which one may be at fault alone: they are tried apart.
+        (Those of locks come along, and are no batch of their own.)
+        """
+        several = sum(not is_lock(key) for key in keys) > 1
+        apart = isinstance(exc, Exception) and not isinstance(
+            exc, BackendUnavailableError
+        )
+        if not (several and apart):
+            self.failures.append(Attempt(set(keys), sent, self._server.tick()))
 
     def _spoil(self, loaded: Loaded, fault: LoadFault | None) -> Loaded:
         if fault is not LoadFault.EACH:
@@ -194,52 +270,82 @@ class FaultyBackend:
             self.attempts.append(attempt)
             try:
                 answer = await self._commit(writes)
-            except BackendError:
+            except BackendError as exc:
                 attempt.settled = self._server.tick()
+                self._note_failure([w.key for w in writes], attempt.sent, exc)
                 raise
             attempt.settled = self._server.tick()
-            unknown = {
-                write.key
-                for write, outcome in zip(writes, answer, strict=True)
-                if isinstance(outcome, OutcomeUnknownError)
-            }
+            unknown, failed = (
+                {
+                    write.key
+                    for write, outcome in zip(writes, answer, strict=True)
+                    if isinstance(outcome, kind)
+                }
+                for kind in (OutcomeUnknownError, BackendError)
+            )
             self.attempts.append(Attempt(unknown, attempt.sent))
+            self.failures.append(Attempt(failed, attempt.sent, attempt.settled))
             self._log("is told", *answer)
             return answer
 
     async def sweep(self, prefix: str, limit: int) -> int:
-        await self._listen()
-        return self._server.sweep(prefix, limit)
+        fault = await self._listen()
+
+        def sweep() -> int:
+            return self._server.sweep(prefix, limit) if self._server.is_up else 0
+
+        swept = 0 if fault is AsideFault.LATE else sweep()
+        if fault in (AsideFault.LATE, AsideFault.TWICE):
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._rng.random() * self.faults.late, sweep)
+        await self._hear(fault)
+        return swept
 
     async def list_pages(
         self, prefix: str, after: str, limit: int
     ) -> AsyncIterator[Page]:
         """Walk in pages so small that much happens between two of them."""
         while True:
-            await self._listen()
+            fault = await self._listen()
             names = self._server.names(prefix, after)[: min(limit, 2)]
             while readable := self._server.when_readable(names):
                 await readable
-                await self._listen()
+                self._reach()
             loaded = self._server.load(names)
-            await self._travel()
+            await self._hear(fault)
             if not names:
                 return
             found = zip(names, loaded.records, strict=True)
             yield Page(loaded.now, [(k, r) for k, r in found if isinstance(r, Record)])
             after = names[-1]
 
-    async def _listen(self) -> None:
+    async def _listen(self) -> AsideFault | None:
         """Reach the server with what no engine bounds in time: no endless silence."""
-        await self._travel()
-        fault = self._draw(self.faults.load)
-        if fault is LoadFault.REFUSED:
+        fault = self._draw("aside", self.faults.aside)
+        await self._travel(self.faults.slow if fault is AsideFault.SLOW else None)
+        if fault is AsideFault.REFUSED:
             raise BackendError("injected: refused")
-        if fault is LoadFault.UNAVAILABLE or not self._server.is_up:
+        if fault is AsideFault.UNAVAILABLE:
+            raise BackendUnavailableError("injected: unavailable")
+        self._reach()
+        return fault
+
+    def _reach(self) -> None:
+        if self.is_cut_off or not self._server.is_up:
             raise BackendUnavailableError("injected: unavailable")
 
+    async def _hear(self, fault: AsideFault | None) -> None:
+        """Wait for the answer, if one comes."""
+        await self._travel()
+        if self.is_cut_off or fault in (AsideFault.LATE, AsideFault.LOST_ANSWER):
+            raise BackendUnavailableError("injected: no answer")
+
     async def _commit(self, writes: Sequence[Write]) -> Sequence[Outcome]:
-        fault = self._draw(self.faults.commit)
+        fault = (
+            CommitFault.LOST_REQUEST
+            if self.is_cut_off
+            else self._draw("commits", self.faults.commit)
+        )
         keys = [write.key for write in writes]
         self._log("commits", fault, *keys)
         if not self.faults.poisoned.isdisjoint(keys):
@@ -265,9 +371,13 @@ class FaultyBackend:
                 part = [write for write in writes if self._rng.random() < 0.5]
                 self._send(part, trip).cancel()
                 await self._lose_answer()
-            case CommitFault.EACH:
-                return await self._commit_each(writes, trip)
-        return await self._send(writes, trip, fault)
+        if fault is CommitFault.EACH:
+            answer = await self._commit_each(writes, trip)
+        else:
+            answer = await self._send(writes, trip, fault)
+        if self.is_cut_off:
+            await self._get_lost()
+        return answer
 
     async def _commit_each(
         self, writes: Sequence[Write], trip: float
@@ -329,12 +439,13 @@ class FaultyBackend:
     def _trip(self, longest: float | None = None) -> float:
         return self._rng.random() * (self.faults.trip if longest is None else longest)
 
-    def _draw(self, rates: Mapping[F, float]) -> F | None:
+    def _draw(self, what: str, rates: Mapping[F, float]) -> F | None:
         drawn = self._rng.random()
         for fault, rate in rates.items():
             drawn -= rate
             if drawn < 0 and self._happened < self.faults.limit:
                 self._happened += 1
+                self.happened[f"{what}: {fault.value}"] += 1
                 return fault
         return None
 
@@ -369,7 +480,18 @@ class Near(FaultyBackend):
 
     def load_now(self, keys: Sequence[str]) -> Loaded | None:
         """Read at once, unless there is something to wait for."""
-        fault = self._draw(self.faults.load)
+        sent = self._server.tick()
+        try:
+            loaded = self._load_now(keys)
+        except Exception as exc:
+            self._note_failure(keys, sent, exc)
+            raise
+        if loaded is not None:
+            self._note_unread(keys, sent, loaded)
+        return loaded
+
+    def _load_now(self, keys: Sequence[str]) -> Loaded | None:
+        fault = self._draw("loads", self.faults.load)
         match fault:
             case LoadFault.BROKEN:
                 raise ConnectionResetError("injected: connection reset")

@@ -10,8 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from botsessions.conformance.histories.history import Violation, shown
-from botsessions.lock import MARK
-from tests.simulation.server import NAMESPACE
+from tests.simulation.server import lock_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,8 +28,7 @@ def check_fenced(
 
     ``guards`` has what the lock's record said when it was taken, by the ids of changes.
     """
-    name = f"{MARK}{{{NAMESPACE}/{key}}}"
-    records = [lock for lock in locks if lock.key == name]
+    records = [lock for lock in locks if lock.key == lock_of(key)]
     seen: set[int] = set()
     for landing in landings:
         there = [lock.record for lock in records if lock.tick < landing.tick][-1:]

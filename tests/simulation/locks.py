@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import sys
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from botsessions import (
@@ -28,8 +30,9 @@ from botsessions.conformance.histories.history import Violation
 from tests.simulation.faulty import CommitFault, Faults, FaultyBackend, LoadFault
 from tests.simulation.loop import TRUE_TIME, LocalTime, SimulatedLoop
 from tests.simulation.mutants import Mutant
-from tests.simulation.server import NAMESPACE, Clock, Server, at_once
-from tests.simulation.world import Process, populate
+from tests.simulation.report import Report
+from tests.simulation.server import Clock, Server, at_once, place_of
+from tests.simulation.world import Process, locks_end, populate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,8 +40,9 @@ if TYPE_CHECKING:
     from botsessions import Lock, Write
 
 KEY = SessionKey(chat_id=1)
-PLACE = f"{NAMESPACE}/{KEY}"
+PLACE = place_of(KEY)
 PROCESSES, CALLERS, TURNS = 3, 4, 5
+TIMEOUT = 2.0
 # So much faster or slower clocks go, if they do not go alike.
 SKEW = 0.5
 FAULTS = Faults(
@@ -141,11 +145,13 @@ class World:
         backend = FaultyBackend(
             self.server, FAULTS, rng, name=name, concurrent_batches=2
         )
-        store = SessionStore(backend, timeout=2.0, rng=rng, timer=self.clock)
+        store = SessionStore(backend, timeout=TIMEOUT, rng=rng, timer=self.clock)
         local_time = TRUE_TIME
         if not self.server.honest_clocks:
             local_time = LocalTime(1 + rng.uniform(-SKEW, SKEW), rng.random())
-        return Process(name, [store], backend, local_time)
+        return Process(
+            name, [store], backend, local_time, timeout=TIMEOUT, max_pending=sys.maxsize
+        )
 
     async def run(self) -> None:
         callers = []
@@ -162,12 +168,7 @@ class World:
             if isinstance(ended, Exception):
                 raise Violation(f"an exception of nobody's: {ended!r}") from ended
         for process in self.processes:
-            locks = process.store._locks
-            assert locks is not None
-            for _ in range(100):
-                if locks._queues:
-                    await asyncio.sleep(1)
-            assert locks._queues == {}
+            await locks_end(process, process.store)
             await process.close()
 
     async def _caller(self, store: SessionStore) -> None:
@@ -205,7 +206,7 @@ def _renew_no_more(store: SessionStore) -> None:
         tenure.renewal.cancel()
 
 
-def play(seed: int, log: Callable[..., None] | None = None) -> World:
+def play(seed: int, log: Callable[..., None] | None = None) -> Report:
     """Play a seed; raise ``Violation`` if the lock did not hold what it says."""
     loop = SimulatedLoop(random.Random(seed), max_steps=500_000)
     world = World(seed, loop, log)
@@ -215,7 +216,12 @@ def play(seed: int, log: Callable[..., None] | None = None) -> World:
         raise Violation("; ".join(complaints))
     if not world.server.count >= world.acknowledged > 0:
         raise Violation(f"{world.acknowledged} counts make {world.server.count}")
-    return world
+    return Report(
+        1,
+        Counter(done=world.acknowledged),
+        world.server.count,
+        happened=sum((p.backend.happened for p in world.processes), Counter()),
+    )
 
 
 _BATCHED, _LOCK = "botsessions.engine.batched", "botsessions.lock.locks"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, TypeVarTuple
 
 if TYPE_CHECKING:
@@ -54,9 +55,10 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     clock goes of whoever is running.
     """
 
-    # What asyncio.BaseEventLoop keeps its callbacks in, from 3.4 to this day.
+    # What asyncio.BaseEventLoop keeps its callbacks in, from 3.4 to this day, and what
+    # tells it to stop.
     _ready: deque[asyncio.Handle]
-    _scheduled: list[asyncio.TimerHandle]
+    _stopping: bool
 
     def __init__(
         self, rng: random.Random | None = None, *, max_steps: int = 200_000
@@ -64,6 +66,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         super().__init__()
         self._rng = rng
         self._now = 0.0
+        # When, in which order they were set, and what.
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._order = itertools.count()
         self._max_steps = max_steps
         self._interruption: tuple[int, Callable[[], object]] | None = None
         self.steps = 0
@@ -91,7 +96,20 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         """Set a timer by the clock of who asks."""
         local = self.local_time()
         when = (when - local.began) / local.rate
-        return super().call_at(when, callback, *args, context=context)
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._timers, (when, next(self._order), timer))
+        return timer
+
+    def call_soon(
+        self,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.Handle:
+        """Put a callback among those that are ready."""
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
 
     def interrupt(self, step: int, action: Callable[[], object]) -> None:
         """Do something just before the given step (the next one is ``steps``)."""
@@ -120,29 +138,37 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             self.run_forever()
 
     def _run_once(self) -> None:
-        """Run one callback (the hook that ``run_forever`` calls in turn)."""
-        timers, ready = self._scheduled, self._ready
-        while timers and timers[0].cancelled():
-            heapq.heappop(timers)
-        if not ready:
-            if not timers:
-                raise DeadlockError(self._who_waits())
-            self._now = max(self._now, timers[0].when())
-        while timers and timers[0].when() < self._now + _RESOLUTION:
-            ready.append(heapq.heappop(timers))
-        if self._rng is not None:
-            drawn = self._rng.randrange(len(ready))
-            ready[0], ready[drawn] = ready[drawn], ready[0]
-        handle = ready.popleft()
-        if handle.cancelled():
-            return
+        """Run callbacks until the loop is stopped (``run_forever`` calls this)."""
+        timers, ready, rng = self._timers, self._ready, self._rng
+        while not self._stopping:
+            if not ready:
+                self._now = max(self._now, self._next_timer())
+            while timers and timers[0][0] < self._now + _RESOLUTION:
+                ready.append(heapq.heappop(timers)[2])
+            if rng is not None and len(ready) > 1:
+                drawn = int(rng.random() * len(ready))
+                ready[0], ready[drawn] = ready[drawn], ready[0]
+            handle = ready.popleft()
+            if not handle.cancelled():
+                self._step()
+                handle._run()
+
+    def _next_timer(self) -> float:
+        """Return when the next timer is due."""
+        while self._timers and self._timers[0][2].cancelled():
+            heapq.heappop(self._timers)
+        if not self._timers:
+            raise DeadlockError(self._who_waits())
+        return self._timers[0][0]
+
+    def _step(self) -> None:
+        """Count a step, and interrupt it if this is the one."""
         if self._interruption is not None and self._interruption[0] <= self.steps:
             action, self._interruption = self._interruption[1], None
             action()
         self.steps += 1
         if self.steps > self._max_steps:
             raise LivelockError(f"{self.steps:,} steps, {self._now:.3f} s, and no end")
-        handle._run()
 
     def _who_waits(self) -> str:
         waiting = []

@@ -84,6 +84,7 @@ _RULES = "botsessions.engine.rules"
 _FOLD = "botsessions.engine.fold"
 _BATCHED = "botsessions.engine.batched"
 _READER = "botsessions.engine.reader"
+_GATE = "botsessions.engine.gate"
 _INLINE = "botsessions.engine.inline"
 _STORE = "botsessions.store"
 _MEMORY = "botsessions.backends.memory"
@@ -760,13 +761,128 @@ MUTANTS = [
     ),
     Mutant(
         "a lock guards nothing",
-        "locked by all",
+        "everything",
         _BATCHED,
         {
             "        return self._queue(key, None, None, body, guard)": (
                 "        return self._queue(key, None, None, body, None)"
             ),
             "context, None, guard, policy)": "context, None, None, policy)",
+        },
+    ),
+    # Giving up too soon, or for another's trouble.
+    Mutant(
+        "a conflict is told at once",
+        "crashes",
+        _BATCHED,
+        {
+            "            self._sleep(lane)\n"
+            "            self._fail_late(lane, self._loop.time())\n": (
+                "            if lane.doubtful is None:\n"
+                "                return self._fail(lane, ConflictError())\n"
+                "            self._sleep(lane)\n"
+            )
+        },
+    ),
+    Mutant(
+        "a write that was lost on its way is not sent again",
+        "silence",
+        _BATCHED,
+        {
+            "            if verdict is Verdict.NOT_YET:\n": (
+                "            if verdict is Verdict.NOT_YET:\n"
+                "                self._fail(lane, BackendError())\n"
+                "                return None\n"
+                "            if False:\n"
+            )
+        },
+    ),
+    Mutant(
+        "what cannot be loaded fails all that was loaded with it",
+        "expiry and faults",
+        _BATCHED,
+        {
+            "if len(batch) > 1 and not isinstance(exc, BackendUnavailableError):": (
+                "if False:"
+            )
+        },
+    ),
+    Mutant(
+        "what cannot be read fails all that was read with it",
+        "several servers, one of them away",
+        _READER,
+        {
+            "if len(batch) > 1 and not isinstance(exc, BackendUnavailableError):": (
+                "if False:"
+            )
+        },
+    ),
+    Mutant(
+        "overloaded by one less than may wait",
+        "overload",
+        _GATE,
+        {"if self.pending >= self._most:": "if self.pending + 1 >= self._most:"},
+    ),
+    Mutant(
+        "a slot is given back twice",
+        "one process, many callers",
+        _READER,
+        {"self._gate.leave(sum(": "self._gate.leave(1 + sum("},
+    ),
+    Mutant(
+        "a lock is told lost before its lease is over",
+        "locked by some",
+        _BATCHED,
+        {
+            "elif not _holds(held, operation.guard, now):": (
+                "elif not _holds(held, operation.guard, now + 500):"
+            )
+        },
+    ),
+    # What takes too long, or ends by itself.
+    Mutant(
+        "letting go of a lock takes for ever",
+        "locked by some",
+        "botsessions.lock.locks",
+        {
+            "if ending is not None and await asyncio.shield(ending):": (
+                "await asyncio.sleep(100)\n"
+                "        if ending is not None and await asyncio.shield(ending):"
+            )
+        },
+    ),
+    Mutant(
+        "a walk rests at each page",
+        "walks",
+        _STORE,
+        {
+            "async for page in backend.list_pages(prefix, begin, _PAGE):\n": (
+                "async for page in backend.list_pages(prefix, begin, _PAGE):\n"
+                "            await asyncio.sleep(0.1)\n"
+            )
+        },
+    ),
+    Mutant(
+        "a walk is cancelled, and by nobody",
+        "walks",
+        _STORE,
+        {"wanted = _wanted(parts)\n": "raise asyncio.CancelledError\n"},
+    ),
+    Mutant(
+        "a walk ends at a page that gets no answer",
+        "walks",
+        _STORE,
+        {
+            "        async for page in backend.list_pages(prefix, begin, _PAGE):\n": (
+                "        async def pages():\n"
+                "            try:\n"
+                "                async for page in backend.list_pages("
+                "prefix, begin, _PAGE):\n"
+                "                    yield page\n"
+                "            except BackendError:\n"
+                "                pass\n"
+                "        async for page in pages():\n"
+            )
         },
     ),
 ]

@@ -6,17 +6,19 @@ most calls meet some fault in the noisy plans, and so that every mutant is found
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from botsessions.conformance.histories.history import Verb
 from botsessions.keys import SessionKey
-from tests.simulation.faulty import CommitFault, Faults, Home, LoadFault, Near
+from tests.simulation.faulty import (
+    AsideFault,
+    CommitFault,
+    Faults,
+    Home,
+    LoadFault,
+    Near,
+)
 from tests.simulation.moments import Lifetime
 from tests.simulation.schedule import Plan
 from tests.simulation.server import NAMESPACE, Disk
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _GROWING = {Verb.UPDATE: 6, Verb.GET: 2, Verb.OBSERVE: 2, Verb.REFUSE: 2}
 _ALL = {**_GROWING, Verb.PUT: 2, Verb.DELETE: 2}
@@ -33,7 +35,9 @@ _LATE = {CommitFault.LATE: 0.2, CommitFault.TWICE: 0.2, CommitFault.LOST_ANSWER:
 
 def _all_at(rate: float) -> Faults:
     return Faults(
-        commit=dict.fromkeys(CommitFault, rate), load=dict.fromkeys(LoadFault, rate)
+        commit=dict.fromkeys(CommitFault, rate),
+        load=dict.fromkeys(LoadFault, rate),
+        aside=dict.fromkeys(AsideFault, 3 * rate),
     )
 
 
@@ -139,9 +143,13 @@ PLANS = [
     ),
     Plan(
         name="several servers, one of them away",
+        callers=5,
         keys=5,
-        mix=_ALL,
-        faults=Faults(commit={CommitFault.EACH: 0.3}, load={LoadFault.EACH: 0.1}),
+        mix=_ALL | {Verb.GET: 6},
+        faults=Faults(
+            commit={CommitFault.EACH: 0.3},
+            load={LoadFault.EACH: 0.1, LoadFault.BROKEN: 0.1},
+        ),
         concurrent_batches=2,
     ),
     Plan(
@@ -154,7 +162,7 @@ PLANS = [
         faults=Faults(commit={CommitFault.LOST_ANSWER: 0.1}, silence=1.0, limit=2),
         timeout=0.5,
         pause=0.002,
-        unknown=0.01,
+        unknown=0.02,
     ),
     Plan(
         name="clock corrected",
@@ -207,6 +215,7 @@ PLANS = [
         mix=_COMING_AND_GOING,
         faults=Faults(
             commit={CommitFault.TWICE: 0.5, CommitFault.LATE: 0.1},
+            aside=dict.fromkeys(AsideFault, 0.1),
             late=150.0,
             silence=0.5,
         ),
@@ -217,7 +226,9 @@ PLANS = [
     Plan(
         name="swept at once",
         mix=_COMING_AND_GOING,
-        faults=Faults(commit=_LATE, late=1.0, silence=0.5),
+        faults=Faults(
+            commit=_LATE, aside=dict.fromkeys(AsideFault, 0.1), late=1.0, silence=0.5
+        ),
         pause=0.2,
         sweeps=10,
         unknown=0.04,
@@ -243,6 +254,19 @@ PLANS = [
         unknown=0.02,
     ),
     Plan(
+        name="cut off",
+        processes=3,
+        keys=2,
+        mix=_ALL,
+        locked=0.3,
+        walks=0.05,
+        sweeps=1,
+        cuts=4,
+        outage=1.0,
+        timeout=0.5,
+        unknown=0.02,
+    ),
+    Plan(
         name="slow",
         processes=1,
         callers=5,
@@ -253,7 +277,7 @@ PLANS = [
             slow=0.22,
         ),
         timeout=0.4,
-        unknown=0.2,
+        unknown=0.05,
     ),
     Plan(
         name="split and slow",
@@ -272,7 +296,7 @@ PLANS = [
         ),
         pause=0.05,
         timeout=0.3,
-        unknown=0.2,
+        unknown=0.05,
     ),
     Plan(
         name="no time",
@@ -310,7 +334,6 @@ PLANS = [
         faults=Faults(commit={CommitFault.TWICE: 0.1}, late=0.2, silence=0.3),
         disk=Disk(flush=0.03),
         server_crashes=3,
-        outage=0.02,
         timeout=1.0,
         unknown=0.04,
     ),
@@ -329,7 +352,6 @@ PLANS = [
         ),
         disk=Disk(flush=0.04),
         server_crashes=4,
-        outage=0.02,
         timeout=1.0,
         unknown=0.1,
     ),
@@ -343,7 +365,6 @@ PLANS = [
         pause=0.02,
         clock_steps=1,
         server_crashes=2,
-        outage=0.02,
         timeout=1.0,
         sweeps=1,
         walks=0.05,
@@ -379,7 +400,6 @@ PLANS = [
             silence=0.3,
         ),
         locked=1.0,
-        lease=0.6,
         timeout=0.4,
         cancel=0.1,
         crashes=1,
@@ -394,7 +414,6 @@ PLANS = [
             commit={CommitFault.LOST_ANSWER: 0.1, CommitFault.LATE: 0.05}, late=1.0
         ),
         locked=0.4,
-        lease=0.6,
         timeout=0.4,
         skew=0.3,
         crashes=1,
@@ -406,11 +425,9 @@ PLANS = [
         calls=5,
         mix=_ALL,
         locked=0.5,
-        lease=0.6,
         timeout=0.4,
         disk=Disk(flush=0.02),
         server_crashes=3,
-        outage=0.02,
         unknown=0.06,
     ),
     Plan(
@@ -477,7 +494,7 @@ PLANS = [
         processes=2,
         keys=5,
         mix=_COMING_AND_GOING,
-        faults=Faults(load={LoadFault.REFUSED: 0.02}),
+        faults=Faults(aside=dict.fromkeys(AsideFault, 0.03), slow=0.02, late=0.05),
         pause=0.01,
         lifetime=Lifetime(max_age=40),
         calls=8,
@@ -502,7 +519,7 @@ PLANS = [
         skew=0.05,
         locked=0.05,
         walks=0.03,
-        disk=Disk(flush=0.002),
+        disk=Disk(flush=0.01),
         server_crashes=1,
         outage=0.01,
         unknown=0.02,
@@ -520,7 +537,7 @@ def plan_named(name: str) -> Plan:
     return next(plan for plan in PLANS if plan.name == name)
 
 
-def seeds_of(plan: Plan, count: int) -> Iterator[int]:
-    """Walk the first so many seeds that are played on a plan."""
+def seeds_of(plan: Plan, count: int) -> range:
+    """Return the first so many seeds that are played on a plan."""
     first = PLANS.index(plan)
-    return iter(range(first, first + count * len(PLANS), len(PLANS)))
+    return range(first, first + count * len(PLANS), len(PLANS))

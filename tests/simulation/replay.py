@@ -1,7 +1,8 @@
 """The command that plays again what has failed: what a failure says of itself.
 
 A failing test adds it to its failure (``reproducible``), so that nothing has to be
-looked up: one line to copy, from any run, that shows the same failure event by event.
+looked up: one line to copy, from any run, that shows the same failure event by event,
+run at the root with the Python that found it.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_ROOT = Path(__file__).parents[2]
 # Set, a cancellation test interrupts at this step only, and shows all that happens.
 STEP = "SIMULATION_STEP"
 
@@ -28,15 +32,23 @@ def reproducible(command: str) -> Iterator[None]:
         raise
 
 
+def command(module: str, *words: str) -> str:
+    """Return the command that runs a module with the Python that runs this."""
+    python = Path(sys.executable)
+    if python.is_relative_to(_ROOT):
+        python = python.relative_to(_ROOT)
+    return shlex.join([str(python), "-m", module, *words])
+
+
 def command_of_seed(seed: int, *options: str) -> str:
     """Return the command that plays a seed again."""
-    return shlex.join(["python", "-m", "tests.simulation", *options, str(seed)])
+    return command("tests.simulation", *options, str(seed))
 
 
 def command_of_step(step: int) -> str:
     """Return the command that plays the test that runs now, interrupted at one step."""
     test, _, _ = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")
-    return f"{STEP}={step} {shlex.join(['python', '-m', 'pytest', '-n', '0', test])}"
+    return f"{STEP}={step} {command('pytest', '-n', '0', test)}"
 
 
 def only_step() -> int | None:

@@ -11,6 +11,7 @@ reaches the server.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from botsessions.backends.memory import MemoryBackend
@@ -32,12 +33,28 @@ T = TypeVar("T")
 
 NAMESPACE = "sessions"
 _PREFIX = NAMESPACE + "/"
+
 # A change of this id was made by nobody: it must not show up.
 STRAY_ID = 0
 # Behind every moment that a clock shows.
 _FOREVER = 1 << 62
 
 _codec = Codec()
+
+
+def place_of(key: object) -> str:
+    """Return the name by which a backend knows a key."""
+    return f"{_PREFIX}{key}"
+
+
+def lock_of(key: object) -> str:
+    """Return the key under which the lock of a session is kept."""
+    return f"{MARK}{{{_PREFIX}{key}}}"
+
+
+def is_lock(place: str) -> bool:
+    """Tell whether that is the name of a lock's record."""
+    return place.startswith(_PREFIX + MARK)
 
 
 class Clock:
@@ -131,6 +148,7 @@ class Server:
         self.requests, self.answers = Road(loop), Road(loop)
         self.crashes = 0
         self.lost = 0
+        self.strays = 0
         self._loop = loop
         self._memory = MemoryBackend(clock=clock)
         self._disk = disk
@@ -147,6 +165,18 @@ class Server:
         self._waiting: list[tuple[int, asyncio.Future[bool]]] = []
         # Done when the server is up again; None if it is.
         self.up: asyncio.Future[None] | None = None
+
+    def tally(self) -> Counter[str]:
+        """Return how often what happened here."""
+        return Counter(
+            {
+                "crashes of the server": self.crashes,
+                "writes lost by them": self.lost,
+                "requests overtaken": self.requests.overtaken,
+                "answers overtaken": self.answers.overtaken,
+                "strays": self.strays,
+            }
+        )
 
     # Requests.
 
@@ -350,6 +380,7 @@ class Server:
         if found is None:
             return
         assert isinstance(found, Record)
+        self.strays += 1
         counter, token = found.version
         now = self.clock.now()
         stray = Record(

@@ -1,115 +1,157 @@
 """Play seeds that nobody has played before, on all processors, for some minutes.
 
-Each processor plays seeds of its own, in turn. What breaks a law is kept, with the
-command that plays it again, and the others go on: one failure hides no other.
+The seeds go on from where they begin, in slices that whoever is free takes next. What
+breaks a law is told at once, with the command that plays it again, and the others go
+on: one failure hides no other.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import logging
 import multiprocessing
 import os
-import random
+import signal
 import time
 import traceback
-from collections import Counter
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING
 
-from tests.simulation import locks
-from tests.simulation.plans import plan_of
+from tests.simulation import locks, report
+from tests.simulation.plans import PLANS, plan_of
 from tests.simulation.replay import command_of_seed
 from tests.simulation.schedule import play
 
-# After so many seeds of the plans comes one of locks, which takes as long as some ten.
-_LOCKS_AFTER = 40
-# One processor that finds so many failures need not go on.
-_ENOUGH = 5
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.simulation.mutants import Mutant
+    from tests.simulation.report import Played
+
+LOCKS = "locks"
+# So many seeds of the plans are a slice, with so many of locks, each of which takes as
+# long as some ten; together some seconds.
+_SLICE, _LOCKS = 2 * len(PLANS), 3
+# So many failures tell enough.
+_ENOUGH = 20
 
 
 @dataclasses.dataclass(slots=True)
 class Soaked:
-    """What was played, and what failed: what it said, and how to see it again."""
+    """What was played, by plan, and what failed: what it said, how to see it again."""
 
-    runs: int = 0
-    outcomes: Counter[str] = dataclasses.field(default_factory=Counter)
-    happened: Counter[str] = dataclasses.field(default_factory=Counter)
-    landed: int = 0
+    played: Played = dataclasses.field(default_factory=dict)
     failures: list[str] = dataclasses.field(default_factory=list)
 
-    def add(self, other: Soaked) -> None:
-        """Count what another processor has played."""
-        self.runs += other.runs
-        self.outcomes += other.outcomes
-        self.happened += other.happened
-        self.landed += other.landed
-        self.failures += other.failures
+    def line(self) -> str:
+        """Return in one line how it goes."""
+        whole = report.total(self.played)
+        return (
+            f"{whole.outcomes.total():,} calls, {whole.runs:,} runs, "
+            f"{whole.outcomes['unknown']:,} unknown, {len(self.failures):,} failures"
+        )
 
-    def lines(self) -> list[str]:
-        """Return what to tell."""
-        size = f"{self.runs:,} runs, {self.outcomes.total():,} calls"
-        return [
-            f"{size}, {self.landed:,} writes landed, {len(self.failures)} failures",
-            "calls: " + _listed(self.outcomes),
-            "faults: " + _listed(self.happened),
-            *self.failures,
-        ]
+    def judge(self) -> None:
+        """Add in what a plan fell short of, in all its runs, if they are enough."""
+        for plan in PLANS:
+            played = self.played.get(plan.name)
+            if played is not None and played.runs >= report.ENOUGH_RUNS:
+                self.failures += report.shortcomings(plan, played)
 
 
-def soak(minutes: float, processors: int | None = None) -> Soaked:
-    """Play new seeds; which they are is drawn, and told by each failure."""
+def soak(
+    minutes: float,
+    begin: int,
+    tell: Callable[[str], None],
+    *,
+    soaked: Soaked,
+    processors: int | None = None,
+    mutant: Mutant | None = None,
+) -> None:
+    """Play seeds from ``begin`` on, and add what came of them to ``soaked``.
+
+    Each failure is told at once, and once a minute how it goes. A ``mutant`` is
+    planted, if there is one.
+    """
+    began = time.monotonic()
+    end, next_line = began + 60 * minutes, began + 60
     processors = processors or os.cpu_count() or 1
-    begin = random.SystemRandom().randrange(10**6, 10**9)
-    work = [(begin + number, processors, 60 * minutes) for number in range(processors)]
-    total = Soaked()
     # Fresh processes, with nothing of the tests' going on, and nothing logged: that a
     # lock was lost is news to an operator, and here on purpose.
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(processors, initializer=logging.disable) as pool:
-        for soaked in pool.starmap(play_for, work):
-            total.add(soaked)
-    return total
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processors, fresh, logging.disable) as pool:
+        under_way: set[Future[Soaked]] = set()
+        slices = 0
+        try:
+            while len(soaked.failures) < _ENOUGH:
+                while len(under_way) < processors and (
+                    slices < processors or time.monotonic() < end
+                ):
+                    with _deaf():
+                        future = pool.submit(play_slice, begin, slices, mutant)
+                    under_way.add(future)
+                    slices += 1
+                if not under_way:
+                    break
+                done, under_way = concurrent.futures.wait(
+                    under_way, 1, concurrent.futures.FIRST_COMPLETED
+                )
+                for future in done:
+                    _add(soaked, future.result(), tell)
+                if time.monotonic() >= next_line:
+                    tell(f"{(time.monotonic() - began) / 60:.0f} min: {soaked.line()}")
+                    next_line += 60
+        except KeyboardInterrupt:
+            for future in under_way:  # soon done
+                _add(soaked, future.result(), tell)
+            raise
+        except BrokenProcessPool:
+            soaked.failures.append("a process that played was killed, or died")
+            tell(soaked.failures[-1])
 
 
-def play_for(seed: int, stride: int, seconds: float) -> Soaked:
-    """Play a seed, and on in strides, until the time is over."""
-    soaked, end = Soaked(), time.monotonic() + seconds
-    while time.monotonic() < end and len(soaked.failures) < _ENOUGH:
-        _play(soaked, seed)
-        if not soaked.runs % _LOCKS_AFTER:
-            _play_locks(soaked, seed)
-        seed += stride
+def play_slice(begin: int, number: int, mutant: Mutant | None = None) -> Soaked:
+    """Play some of the seeds that begin somewhere."""
+    soaked = Soaked()
+    with contextlib.nullcontext() if mutant is None else mutant.planted():
+        first = begin + number * _SLICE
+        for seed in range(first, first + _SLICE):
+            plan = plan_of(seed)
+            with _kept(soaked, plan.name, command_of_seed(seed)):
+                report.add(soaked.played, {plan.name: play(plan, seed)})
+        # These are counted apart, so that all kinds of them come up: they take turns.
+        first = begin + number * _LOCKS
+        for seed in range(first, first + _LOCKS):
+            with _kept(soaked, LOCKS, command_of_seed(seed, "--locks")):
+                report.add(soaked.played, {LOCKS: locks.play(seed)})
     return soaked
 
 
-def _play(soaked: Soaked, seed: int) -> None:
-    plan = plan_of(seed)
-    soaked.runs += 1
+@contextlib.contextmanager
+def _kept(soaked: Soaked, plan: str, command: str) -> Iterator[None]:
+    """Keep what fails in here, with its command."""
     try:
-        report = play(plan, seed)
+        yield
     except Exception as failure:  # noqa: BLE001 - whatever it is, it is told
-        soaked.failures.append(_told(plan.name, failure, command_of_seed(seed)))
-    else:
-        soaked.outcomes += report.outcomes
-        soaked.happened += report.happened
-        soaked.landed += report.landed
+        said = "".join(traceback.format_exception_only(failure)).strip()
+        soaked.failures.append(f"plan {plan!r}: {said}\nto see it happen: {command}")
 
 
-def _play_locks(soaked: Soaked, seed: int) -> None:
-    soaked.runs += 1
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Let processes that are started in here leave Ctrl-C to us."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        world = locks.play(seed)
-    except Exception as failure:  # noqa: BLE001 - as above
-        command = command_of_seed(seed, "--locks")
-        soaked.failures.append(_told("locks", failure, command))
-    else:
-        soaked.outcomes["done"] += world.acknowledged
-        soaked.landed += world.server.count
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
-def _told(plan: str, failure: Exception, command: str) -> str:
-    said = "".join(traceback.format_exception_only(failure)).strip()
-    return f"plan {plan!r}: {said}\nto see it happen: {command}"
-
-
-def _listed(counts: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in counts.most_common())
+def _add(soaked: Soaked, more: Soaked, tell: Callable[[str], None]) -> None:
+    report.add(soaked.played, more.played)
+    soaked.failures += more.failures
+    for failure in more.failures:
+        tell(failure)

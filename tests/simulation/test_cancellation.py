@@ -176,7 +176,7 @@ def test_a_caller_is_cancelled(scenario: Scenario, order: int | None) -> None:
                 assert isinstance(other, Call)
                 if other.outcome is not Outcome.DONE and not scenario.fails:
                     raise Violation(f"another call suffered: {other}")
-            await stage.world.audit(SLOTS)
+            await stage.world.audit()
 
         stage.world.play(main())
         stage.world.judge()
@@ -201,6 +201,7 @@ def test_the_engine_is_cancelled(
         def interrupt() -> None:
             nonlocal in_time
             in_time = not all(call.done() for call in stage.calls)
+            stage.process.closed = True  # so callers may be told
             tasks = stage.process.engine
             ended.extend({"all": tasks, "first": tasks[:1], "last": tasks[-1:]}[which])
             for task in ended:
@@ -214,7 +215,7 @@ def test_the_engine_is_cancelled(
             if not all(task.done() for task in ended):
                 raise Violation("the engine survived being cancelled")
             await stage.process.close()
-            await stage.world.audit(SLOTS)
+            await stage.world.audit()
 
         stage.world.play(main())
         stage.world.judge()
@@ -254,7 +255,7 @@ def test_the_store_is_closed(scenario: Scenario, order: int | None) -> None:
             await asyncio.gather(*closing)
             if stage.loop.time() - since > 4 * TIMEOUT:
                 raise Violation(f"closing took {stage.loop.time() - since} s")
-            await stage.world.audit(SLOTS)
+            await stage.world.audit()
 
         stage.world.play(main())
         stage.world.judge()
@@ -283,6 +284,7 @@ def test_closing_is_cancelled(scenario: Scenario, order: int | None) -> None:
 
         async def main() -> None:
             await stage.begin()
+            stage.process.closed = True
             closing = stage.loop.create_task(stage.process.store.aclose())
 
             def interrupt() -> None:
@@ -293,7 +295,7 @@ def test_closing_is_cancelled(scenario: Scenario, order: int | None) -> None:
             await asyncio.gather(closing, return_exceptions=True)
             await stage.process.close()
             await stage.end()
-            await stage.world.audit(SLOTS)
+            await stage.world.audit()
 
         stage.world.play(main())
         stage.world.judge()
@@ -328,7 +330,7 @@ def test_a_caller_is_cancelled_while_the_backend_cannot_be_opened(
                     assert BackendUnavailableError.__name__ in other.note
                 else:
                     assert other.outcome is Outcome.DONE
-            await stage.world.audit(SLOTS)
+            await stage.world.audit()
 
         stage.world.play(main())
         stage.world.judge()

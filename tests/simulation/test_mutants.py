@@ -12,16 +12,16 @@ from tests.simulation.plans import plan_named
 from tests.simulation.schedule import play
 
 if TYPE_CHECKING:
-    from tests.simulation.conftest import Played
+    from tests.simulation.conftest import Counts
 
 MOST_SEEDS = 150
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=str)
-def test_a_mutant_is_caught(mutant: Mutant, played: Played) -> None:
+def test_a_mutant_is_caught(mutant: Mutant, counts: Counts) -> None:
     catch = hunt(mutant, MOST_SEEDS)
     assert catch is not None, f"survived {MOST_SEEDS} seeds of plan {mutant.plan!r}"
-    played.catches.append(str(catch))
+    counts.catches.append(str(catch))
 
 
 def test_a_mutant_leaves_nothing_behind() -> None:

@@ -1,8 +1,8 @@
 """Thousands of seeded runs of the real engine; see ``plans`` for what they try.
 
 A failure names its seed and the command that plays it again, event by event. Each plan
-is played ``SIMULATION_RUNS`` (80) times; the long form (``make soak``) goes on for
-``MINUTES`` (5) on all processors, with seeds of its own.
+is played ``SIMULATION_RUNS`` (60) times; ``soak`` goes on for minutes or hours, with
+seeds of its own.
 """
 
 from __future__ import annotations
@@ -15,40 +15,27 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.simulation.plans import PLANS, plan_of, seeds_of
+from tests.simulation import report
+from tests.simulation.plans import PLANS, seeds_of
 from tests.simulation.replay import command_of_seed, reproducible
+from tests.simulation.report import Report
 from tests.simulation.schedule import Plan, play
-from tests.simulation.soak import soak
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.simulation.conftest import Played
+    from tests.simulation.conftest import Counts
 
 ROOT = Path(__file__).parents[2]
 
 
-def play_all(seeds: Iterator[int], played: Played) -> None:
-    for seed in seeds:
-        plan = plan_of(seed)
-        with reproducible(command_of_seed(seed)):
-            report = play(plan, seed)
-        played.add(plan, report)
-
-
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.name)
-def test_every_answer_is_true(plan: Plan, played: Played) -> None:
-    runs = int(os.environ.get("SIMULATION_RUNS", "80"))
-    play_all(seeds_of(plan, runs), played)
-    outcomes = played.outcomes[plan.name]
-    assert outcomes["unknown"] <= plan.unknown * outcomes.total()
-
-
-@pytest.mark.soak
-def test_every_answer_is_true_for_minutes(played: Played) -> None:
-    soaked = soak(float(os.environ.get("MINUTES", "5")))
-    played.soaked += soaked.lines()
-    assert soaked.failures == [], "\n".join(soaked.lines())
+def test_every_answer_is_true(plan: Plan, counts: Counts) -> None:
+    runs = int(os.environ.get("SIMULATION_RUNS", "60"))
+    played = Report()
+    for seed in seeds_of(plan, runs):
+        with reproducible(command_of_seed(seed)):
+            played.add(play(plan, seed))
+    report.add(counts.played, {plan.name: played})
+    assert report.shortcomings(plan, played) == []
 
 
 def transcript(*seeds: int, hash_seed: str) -> str:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections import Counter
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from botsessions.conformance.histories.history import (
-    CHANGES,
     Call,
     History,
     Ids,
@@ -29,6 +29,7 @@ from botsessions.conformance.histories.history import (
 from botsessions.conformance.histories.linearizability import check_linearizable
 from botsessions.conformance.histories.order import check_order
 from botsessions.errors import (
+    BackendError,
     CorruptRecordError,
     LockLostError,
     OutcomeUnknownError,
@@ -36,7 +37,7 @@ from botsessions.errors import (
     StoreClosedError,
 )
 from botsessions.keys import SessionKey
-from botsessions.record import GRACE_MS
+from botsessions.record import GRACE_MS, Record
 from botsessions.store import SessionStore
 from tests.simulation.faulty import Faults, FaultyBackend
 from tests.simulation.fences import check_fenced
@@ -53,7 +54,15 @@ from tests.simulation.moments import (
     check_moments,
     check_presence,
 )
-from tests.simulation.server import NAMESPACE, Clock, Disk, Server
+from tests.simulation.reasons import Circumstances, check_failed, check_unknown
+from tests.simulation.server import (
+    NAMESPACE,
+    Clock,
+    Disk,
+    Server,
+    lock_of,
+    place_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
@@ -62,6 +71,11 @@ if TYPE_CHECKING:
     from botsessions.lock import Lock
 
 T = TypeVar("T")
+
+# What is said of a call that ended before there was an answer.
+NOTES = ("cancelled", "crashed")
+# So many leases long one has patience with those who have a lock.
+PATIENCE = 6
 
 _running: ContextVar[Process | None] = ContextVar("_running", default=None)
 
@@ -103,7 +117,7 @@ class _Plain:
 
     def lock(self, lease: float) -> AbstractAsyncContextManager[Lock]:
         """Ask for the lock of the session, with patience."""
-        return self._store.lock(self._key, lease=lease, timeout=6 * lease)
+        return self._store.lock(self._key, lease=lease, timeout=PATIENCE * lease)
 
 
 class Process:
@@ -115,11 +129,16 @@ class Process:
         stores: list[SessionStore],
         backend: FaultyBackend,
         local_time: LocalTime = TRUE_TIME,
+        *,
+        timeout: float,
+        max_pending: int,
     ) -> None:
         self.name = name
         self.stores = stores
         self.backend = backend
         self.local_time = local_time
+        self.timeout = timeout
+        self.max_pending = max_pending
         self.tasks: list[asyncio.Task[Any]] = []
         self.crashed = False
         self.closed = False
@@ -194,12 +213,13 @@ class World:
         # Whether clocks go as one, and whether nothing is changed without a lock.
         self.honest_clocks = True
         self.exclusive = False
-        self.walks = 0
+        # What there was to see, beside what network and server count.
+        self.happened: Counter[str] = Counter()
         self._held: dict[str, list[Lock]] = {}
         self.keys = [SessionKey(chat_id=number + 1) for number in range(keys)]
         self.processes: list[Process] = []
-        self.slowest = 0.0
-        self.slowest_get = 0.0
+        # The longest waits, in seconds, by what was waited for.
+        self.slowest: dict[str, float] = {}
         self._listener = log
         populate(loop)
 
@@ -243,12 +263,15 @@ class World:
             )
             for number in range(stores)
         ]
-        process = Process(name, made, backend, local_time)
+        process = Process(
+            name, made, backend, local_time, timeout=timeout, max_pending=max_pending
+        )
         self.processes.append(process)
         return process
 
     def step_clock(self, seconds: float) -> None:
         """Let the server's clock jump."""
+        self.happened["clocks set"] += 1
         self.log("clock", "jumps by", seconds)
         self.clock.step(seconds)
 
@@ -282,17 +305,58 @@ class World:
                 work = self._perform(session, call)
             else:
                 work = self._perform_locked(session, call, lease)
-            await self._answer(process, call, work)
-        took = 0 if lease else self.loop.time() - since
-        self.slowest = max(self.slowest, took)
-        if verb is Verb.GET:
-            self.slowest_get = max(self.slowest_get, took)
+            error = await self._answer(process, call, work)
+        took = self.loop.time() - since
+        plain = "get" if verb is Verb.GET else "call"
+        self._note_wait(plain if lease is None else "call under a lock", took)
         self.log(process.name, "is answered", call)
+        if error is not None:
+            self._check_failed(process, call, error, took, lease)
         return call
+
+    def _note_wait(self, what: str, seconds: float) -> None:
+        self.slowest[what] = max(self.slowest.get(what, 0), seconds)
+
+    def _check_failed(
+        self,
+        process: Process,
+        call: Call,
+        error: SessionError,
+        took: float,
+        lease: float | None,
+    ) -> None:
+        places = [place_of(call.key)]
+        if lease is not None:
+            places.append(place_of(lock_of(call.key)))
+        beside = sum(
+            other.process == call.process and call.called < other.returned
+            for other in self.history.calls
+            if other is not call
+        )
+        circumstances = Circumstances(
+            took=took,
+            timeout=process.timeout,
+            patience=PATIENCE * (lease or 0),
+            beside=beside,
+            most=process.max_pending,
+            is_closed=process.closed,
+            lock_is_lost=self._is_lost(call),
+            failures=process.backend.failures,
+        )
+        check_failed(call, error, places, circumstances)
+
+    def _is_lost(self, call: Call) -> bool:
+        """Tell whether the lock is not any more what it was when the call got it."""
+        loaded = self.server.load([place_of(lock_of(call.key))])
+        [found] = loaded.records
+        if not isinstance(found, Record):
+            return True
+        return found.value != self.guards.get(call.id) or found.is_gone(loaded.now)
 
     async def _answer(
         self, process: Process, call: Call, work: Coroutine[Any, Any, Ids | None]
-    ) -> None:
+    ) -> SessionError | None:
+        """Note the answer; return the error of a call that failed."""
         try:
             saw = await work
         except asyncio.CancelledError:
@@ -303,17 +367,20 @@ class World:
                 call.note = "crashed"
                 raise
             task.uncancel()
+            self.happened["calls cancelled"] += 1
             self.history.end(call, Outcome.UNKNOWN, None, "cancelled")
         except OutcomeUnknownError as exc:
             self.history.end(call, Outcome.UNKNOWN, None, repr(exc))
         except SessionError as exc:
             self.history.end(call, Outcome.FAILED, None, repr(exc))
+            return exc
         except Violation:
             raise
         except Exception as exc:
             raise Violation(f"an exception of nobody's, {exc!r}: {call}") from exc
         else:
             self.history.end(call, Outcome.DONE, saw)
+        return None
 
     async def _perform(self, session: Face, call: Call) -> Ids | None:
         match call.verb:
@@ -347,6 +414,8 @@ class World:
         except LockLostError:
             if not done:
                 raise
+            if not self._is_lost(call):
+                raise Violation("its lock was lost, it says", call) from None
         if self.exclusive and saw and call.verb is Verb.UPDATE and saw[:-1] != before:
             raise Violation(f"changed between a holder's look and its change: {call}")
         return saw
@@ -357,6 +426,7 @@ class World:
         tenure = held._claim.tenure
         if tenure is not None:
             self.guards[call.id] = tenure.guard.value
+            self.happened["calls under a lock"] += 1
         others = self._held.setdefault(call.key, [])
         if self.honest_clocks and any(other.is_held for other in others):
             raise Violation(f"two hold the lock, and both are certain: {call}")
@@ -371,10 +441,11 @@ class World:
 
         So it is noted, and judged, as if each had been read meanwhile.
         """
-        self.walks += 1
-        names = {str(key) for key in self.keys}
+        self.happened["walks"] += 1
+        began = self.loop.true_time
         calls = {
-            name: self.history.begin(name, Verb.GET, process.name) for name in names
+            name: self.history.begin(name, Verb.GET, process.name)
+            for name in map(str, self.keys)
         }
         self.log(process.name, "walks")
         found: dict[str, Ids] = {}
@@ -387,20 +458,23 @@ class World:
         except asyncio.CancelledError:
             for call in calls.values():
                 call.note = "crashed"
+            check_crashed(process)
             raise
         except CorruptRecordError as exc:
             raise Violation(f"a walk cannot read what it meets: {exc}") from exc
-        except SessionError as exc:
+        except BackendError as exc:
             for call in calls.values():
                 self.history.end(call, Outcome.FAILED, None, repr(exc))
             return
+        self._note_wait("walk", self.loop.true_time - began)
         for name, call in calls.items():
             self.history.end(call, Outcome.DONE, found.get(name, ()))
         self.log(process.name, "has walked", *found)
 
     async def walk_keys(self, process: Process, store: SessionStore) -> None:
         """Walk all keys: each was there, or was not, at some moment of the walk."""
-        self.walks += 1
+        self.happened["walks"] += 1
+        began = self.loop.true_time
         tick, now = self.history.tick(), self.clock.now()
         found: dict[str, Ids] = {}
         try:
@@ -409,10 +483,14 @@ class World:
                     async for key in walk:
                         self._check_step(str(key), found)
                         found[str(key)] = (-1,)
+        except asyncio.CancelledError:
+            check_crashed(process)
+            raise
         except CorruptRecordError as exc:
             raise Violation(f"a walk cannot read what it meets: {exc}") from exc
-        except SessionError:
+        except BackendError:
             return
+        self._note_wait("walk", self.loop.true_time - began)
         end, ended = self.history.tick(), self.clock.now()
         for name in map(str, self.keys):
             call = Call(0, name, Verb.GET, tick, now, process.name, Outcome.DONE)
@@ -440,7 +518,7 @@ class World:
 
     # What must be true in the end.
 
-    async def audit(self, slots: int, poisoned: Iterable[str] = ()) -> None:
+    async def audit(self, poisoned: Iterable[str] = ()) -> None:
         """Look, after all faults: no key is stuck, no slot lost, all can be closed."""
         auditor = self.start("auditor", "auditor", Faults())
         working = [process for process in self.processes if process.alive]
@@ -451,8 +529,8 @@ class World:
                     await self._must(process, key, Verb.UPDATE)
         for process in working:
             for store in process.stores:
-                await self._check_slots(process, store, slots)
-                await _locks_end(process, store)
+                await locks_end(process, store)
+                _check_slots(process, store)
         await self._sweep_all(auditor)
         for process in working:
             await process.close()
@@ -461,16 +539,6 @@ class World:
                 with contextlib.suppress(StoreClosedError):
                     await process.store.get(self.keys[0])
                     raise Violation(f"the closed store of {process.name} answers")
-
-    async def _check_slots(
-        self, process: Process, store: SessionStore, slots: int
-    ) -> None:
-        """As many may wait as ever."""
-        with process.running():
-            gets = [store.get(self.keys[0]) for _ in range(slots)]
-            for answer in await asyncio.gather(*gets, return_exceptions=True):
-                if isinstance(answer, BaseException):
-                    raise Violation(f"{process.name} lost a slot: {answer!r}")
 
     async def _must(self, process: Process, key: SessionKey, verb: Verb) -> None:
         call = await self.call(process, key, verb)
@@ -481,10 +549,11 @@ class World:
         """Nothing that has been dead for long enough is left."""
         await self._must(auditor, self.keys[-1], Verb.DELETE)
         self.clock.step(GRACE_MS / 1000)
+        due = self.server.dead()
         with auditor.running():
             await auditor.store.delete_expired()
-        if dead := self.server.dead():
-            raise Violation(f"not swept: {', '.join(dead)}")
+        if left := set(due).intersection(self.server.dead()):
+            raise Violation(f"not swept: {', '.join(sorted(left))}")
 
     def judge(self) -> None:
         """Raise ``Violation`` if an answer was wrong or anybody complained."""
@@ -492,7 +561,9 @@ class World:
         if complaints:
             raise Violation("; ".join(complaints))
         for call in self.history.calls:
-            self._judge_unknown(call)
+            if call.outcome is Outcome.UNKNOWN and call.note not in NOTES:
+                attempts = self._process(call).backend.attempts
+                check_unknown(call, place_of(call.key), attempts)
         expiring = self.lifetime != ENDLESS
         for key in map(str, self.keys):
             calls = [call for call in self.history.calls if call.key == key]
@@ -505,18 +576,12 @@ class World:
             check_fenced(key, self.guards, landings, self.server.locks)
             check_linearizable(calls, expiring=expiring)
 
-    def _judge_unknown(self, call: Call) -> None:
-        """No outcome is called unknown unless a write for the key got no answer."""
-        if call.outcome is not Outcome.UNKNOWN or call.note in {"cancelled", "crashed"}:
-            return
-        if call.verb not in (*CHANGES, Verb.DELETE):
-            raise Violation(f"it changes nothing, so nothing is doubtful: {call}")
-        if not any(
-            place_of(call.key) in attempt.places
-            and call.called < attempt.sent < call.returned < attempt.settled
-            for attempt in self._process(call).backend.attempts
-        ):
-            raise Violation(f"there was nothing doubtful about it: {call}")
+    def tally(self) -> Counter[str]:
+        """Return how often what happened, in all processes and on the server."""
+        counts = self.happened + self.server.tally()
+        for process in self.processes:
+            counts.update(process.backend.happened)
+        return counts
 
     def _process(self, call: Call) -> Process:
         return next(p for p in self.processes if p.name == call.process)
@@ -548,18 +613,26 @@ def _local_time() -> LocalTime:
     return TRUE_TIME if process is None else process.local_time
 
 
-async def _locks_end(process: Process, store: SessionStore) -> None:
+def _check_slots(process: Process, store: SessionStore) -> None:
+    """As many may wait as ever: who was answered has left its slot, once."""
+    engine = store._batched
+    if engine is not None and engine._gate.pending:
+        raise Violation(f"{process.name} has lost {engine._gate.pending} slots")
+
+
+def check_crashed(process: Process) -> None:
+    """Nothing but a crash cancels a walk, or whoever calls on and on."""
+    if not process.crashed:
+        raise Violation(f"{process.name} was cancelled, and by nobody")
+
+
+async def locks_end(process: Process, store: SessionStore) -> None:
     """What nobody holds is given back soon."""
     for _ in range(100):
         if store._locks is None or not store._locks._queues:
             return
         await asyncio.sleep(1)
     raise Violation(f"{process.name} keeps a lock that nobody holds")
-
-
-def place_of(key: object) -> str:
-    """Return the name by which a backend knows a key."""
-    return f"{NAMESPACE}/{key}"
 
 
 def _watch(rng: random.Random, slowness: float) -> Callable[[], float]:
