@@ -7,6 +7,7 @@ before it answers, so that a killed one has lost nothing when it is started agai
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -20,9 +21,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.servers.postgres import PATIENCE, free_port
+from tests.servers.watched import spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
@@ -38,12 +40,14 @@ class RedisServer:
         *settings: str,
         port: int | None = None,
         program: str | None = SERVER,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.port = free_port() if port is None else port
         self._settings = settings
         self._program = program
+        self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -53,7 +57,7 @@ class RedisServer:
 
     @property
     def is_running(self) -> bool:
-        return self._process is not None
+        return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
@@ -66,8 +70,9 @@ class RedisServer:
             *("--appendfsync", "always", "--logfile", str(self.directory / "log")),
             *self._settings,
         ]
-        self._process = subprocess.Popen(
+        self._process = spawn(
             [self._program, *settings],
+            env=self._environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -80,6 +85,12 @@ class RedisServer:
     def kill(self) -> None:
         """End the server as a crash would."""
         self._end(signal.SIGKILL)
+
+    def revive(self) -> None:
+        """Start it again if it has ended, or is about to."""
+        if not self._answers():
+            self.kill()
+            self.start()
 
     def send(self, how: signal.Signals) -> None:
         """Send a signal (SIGSTOP makes it hang, SIGCONT go on)."""
@@ -207,7 +218,7 @@ class _Sentinel(RedisServer):
 
     def start(self) -> None:
         assert SENTINEL is not None
-        self._process = subprocess.Popen(
+        self._process = spawn(
             [SENTINEL, str(self._file)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
