@@ -165,7 +165,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 if __name__ == "__main__":
     # Whichever way it is ended after hours, its figures are wanted; and in order, as
-    # asyncio sees to after a Ctrl-C, which a shell lets those ignore that it sends behind.
+    # asyncio sees to after a Ctrl-C. A shell lets its background jobs ignore that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     sys.exit(main(sys.argv[1:]))
