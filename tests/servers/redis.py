@@ -24,7 +24,7 @@ from tests.servers.postgres import PATIENCE, free_port
 from tests.servers.watched import spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
@@ -99,13 +99,19 @@ class RedisServer:
 
     def execute(self, *command: Any) -> Any:
         """Run one command and return what came back, as it came."""
+        with self.connected() as execute:
+            return execute(*command)
+
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[Callable[..., Any]]:
+        """Return what runs commands as ``execute`` does, all on one connection."""
         options: dict[str, Any] = {"protocol": 2, "decode_responses": True}
         options["retry"] = Retry(NoBackoff(), 0)  # unless told it tries for seconds
         with contextlib.closing(
             redis.Redis(port=self.port, socket_timeout=PATIENCE, **options)
         ) as client:
             client.response_callbacks.clear()
-            return client.execute_command(*command)
+            yield client.execute_command
 
     def empty(self) -> None:
         """Remove all keys."""
@@ -305,8 +311,9 @@ class RedisCluster:
         target.execute("CLUSTER", "SETSLOT", slot, "IMPORTING", self.id(source))
         source.execute("CLUSTER", "SETSLOT", slot, "MIGRATING", self.id(target))
         address = ("127.0.0.1", target.port)
-        while keys := source.execute("CLUSTER", "GETKEYSINSLOT", slot, 1):
-            source.execute("MIGRATE", *address, "", 0, 5000, "KEYS", *keys)
+        with source.connected() as execute:
+            while keys := execute("CLUSTER", "GETKEYSINSLOT", slot, 1):
+                execute("MIGRATE", *address, "", 0, 5000, "KEYS", *keys)
         for server in (target, source):
             server.execute("CLUSTER", "SETSLOT", slot, "NODE", self.id(target))
 
@@ -335,6 +342,15 @@ class RedisCluster:
                     if first <= slot <= last:
                         return next(s for s in self.servers if s.port == port)
         raise AssertionError(f"nobody has slot {slot}")
+
+    def slots_of(self, master: RedisServer) -> set[int]:
+        """Return all slots of a master, as it says itself."""
+        return {
+            slot
+            for first, last, (_, port, *_), *_ in _slots(master)
+            if port == master.port
+            for slot in range(first, last + 1)
+        }
 
     def empty(self) -> None:
         """Remove all keys."""
