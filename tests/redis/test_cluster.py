@@ -203,7 +203,7 @@ def crowded(namespace: str, slots: int, each: int) -> list[bs.SessionKey]:
 
 @pytest.fixture
 def no_flushing(redis_cluster: RedisCluster) -> Iterator[None]:
-    """Nobody is killed: 1,600 keys that move need not be flushed, one by one, on both."""
+    """Nobody is killed, so 1,600 keys that move need not be flushed one by one."""
     for server in redis_cluster.servers:
         server.execute("CONFIG", "SET", "appendfsync", "no")
     yield

@@ -93,7 +93,7 @@ def is_wrong(figures: Mapping[str, Figures]) -> bool:
 
 def missing(run: Run, figures: Mapping[str, Figures]) -> list[str]:
     """Return what was to be tried and was not: nothing is shown by that."""
-    told = []
+    told = [] if run.wanted else ["there is no place to soak"]
     for name, wanted in run.wanted.items():
         one = figures.get(name)
         if one is None or not one.rounds:

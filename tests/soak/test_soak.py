@@ -5,8 +5,10 @@ Hours of them are for the command (``make soak``), which is under test here as w
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -21,16 +23,18 @@ import pytest
 
 from botsessions.conformance.histories.history import Outcome
 from tests.conftest import missing
+from tests.servers import proxy
+from tests.servers.proxy import Proxy
 from tests.soak.__main__ import main
 from tests.soak.figures import Figures
 from tests.soak.judging import Wrong
 from tests.soak.places import PLACES, Place
+from tests.soak.places.base import BehindProxy
 from tests.soak.places.disk import FULL, SLOW
 from tests.soak.places.sqlite import SQLite
 from tests.soak.rounds import IN_VAIN, Plan, _Round, _Schedule, soak
 
 if TYPE_CHECKING:
-    import random
     from collections.abc import Callable, Mapping
 
     from tests.soak.places import Bots
@@ -139,6 +143,28 @@ def test_a_fault_throws_dice_of_its_own() -> None:
         for _ in range(100):
             other.random()
     assert _Schedule("8 redis", kinds).dice().random() != sober.dice().random()
+
+
+async def test_a_fault_that_is_interrupted_is_over(tmp_path: Path) -> None:
+    place = PLACES["redis"](tmp_path)
+    assert isinstance(place, BehindProxy)
+    place._between = Proxy(0)
+    swallow = place.faults["the network swallows all"]
+    fault = asyncio.ensure_future(swallow(place, random.Random(1), Nobody()))
+    await asyncio.sleep(0)
+    assert place.between.rule is proxy.swallow_all
+    fault.cancel()
+    await asyncio.wait([fault])
+    assert place.between.rule is proxy.pass_all
+
+
+class Nobody:
+    """No bots at all."""
+
+    async def kill_one(self, rng: random.Random) -> None: ...
+    async def stop_one(self, rng: random.Random, seconds: float) -> None: ...
+    def keys(self) -> list[str]:
+        return []
 
 
 class Sick:
@@ -333,7 +359,9 @@ def test_a_place_that_lacks_its_servers_is_left_out_and_named(
     assert len(played) == 4
     assert "LEFT OUT: postgres: PostgreSQL (apt-get …) is not installed" in said
     assert "postgres is left out" in page
-    # So is one that knows none of the faults that are asked for.
+    # Nor is it fine that none is left.
+    assert command(play, "--place", "postgres")[0] == 1
+    # One is left out, too, that knows none of the faults that are asked for.
     del played[:]
     assert command(play, "--faults", "slots move")[0] == 0
     assert played == ["cluster"]
@@ -397,6 +425,17 @@ def those_in(directory: str) -> list[str]:
             ):
                 found.append((process / "cmdline").read_text())
     return found
+
+
+def test_the_command_refuses_places_and_faults_that_there_are_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--place", "sqlite,mars"])
+    assert "no such place: mars" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--place", "sqlite,redis", "--faults", "slots move"])
+    assert "no such fault: slots move" in capsys.readouterr().err
 
 
 # The judges are judged: the tasks of two processes get a backend that does wrong.
