@@ -139,8 +139,24 @@ oldest-types: $(OLDEST)/.ready $(CHECK)/.ready
 bench: $(BENCH)/.ready ## measure, beside aiogram's storage and the bare floor; ONLY=NAME of these
 	@$(BENCH)/bin/python -m benchmarks $(ONLY)
 
-soak: servers $(TEST)/.ready ## run the long forms of the tests
-	@$(TEST)/bin/python -m pytest -m soak
+# All three are run, whatever came of the one before, unless it was a Ctrl-C. The first
+# takes FIXED minutes and a third of MINUTES, and each of the others MINUTES: in so many
+# the simulation plays a million calls and more on two cores.
+MINUTES ?= 15
+FIXED := 10
+soak: private export MINUTES := $(MINUTES)
+soak: servers $(TEST)/.ready ## run the long forms of the tests, the longest for MINUTES
+	@awk "BEGIN { printf \"This takes about %d minutes in all\", $(FIXED) + 7 / 3 * $(MINUTES) }"; \
+	echo ": MINUTES=$(MINUTES) for the simulation, as many for real servers, and before"; \
+	echo "that what has a length of its own. A Ctrl-C ends it, and shows what was found."
+	@trap 'exit 130' INT TERM; failed=; \
+	run() { echo "=== $$1"; $(TEST)/bin/python -m "$${@:2}" || failed+=" $$1,"; }; \
+	run "tests in their long form" pytest -vv -m soak; \
+	run simulation tests.simulation --minutes $(MINUTES); \
+	run "real servers" tests.soak --minutes $(MINUTES) --report soak.html; \
+	echo "==="; \
+	[ -z "$$failed" ] || { echo "FAILED:$${failed%,}"; exit 1; }; \
+	echo "all passed"
 
 mutants: $(TEST)/.ready ## plant every known fault again, and write down which check catches it
 	@$(TEST)/bin/python -m tests.conformance.table
@@ -188,7 +204,7 @@ format: $(CHECK)/.ready ## format the code and mend what ruff can
 	@$(CHECK)/bin/ruff format .
 
 clean: ## remove all that make made
-	rm -rf .venv .mypy_cache .ruff_cache .hypothesis demo.db*
+	rm -rf .venv .mypy_cache .ruff_cache .hypothesis demo.db* soak.html
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # One pip for all of them, newer than most Pythons bring: it needs a third of the time.

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
-import random
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -45,40 +41,3 @@ async def test_processes_on_common_keys_lose_and_double_nothing(
     await check(log, server.url, options)
     assert len(log.acknowledged) > 100 * count
     assert (log.refused, log.unknown) == ([], [])
-
-
-@pytest.mark.soak
-async def test_processes_for_a_long_time_with_kills_and_cuts_now_and_then(
-    own_redis: RedisServer,
-) -> None:
-    """Rounds of some seconds, each with sessions of its own, as logs grow."""
-    ends = time.monotonic() + 60 * float(os.environ.get("MINUTES", "60"))
-    rng = random.Random(seed := int(os.environ.get("SEED", "0")))
-    print(f"SEED={seed}")  # noqa: T201 - to play it again
-    totals = {"acknowledged": 0, "refused": 0}
-    for number in itertools.count():
-        if time.monotonic() > ends:
-            return
-        options = {"namespace": f"round{number}"}
-        orders: dict[str, Any] = {
-            "seed": seed + 10 * number,
-            "seconds": 15,
-            "options": options,
-        }
-        working = asyncio.create_task(together(own_redis.url, 4, **orders))
-        while not working.done():
-            await asyncio.wait([working], timeout=rng.uniform(0.5, 5))
-            if rng.random() < 0.2:
-                await asyncio.to_thread(own_redis.kill)
-                await asyncio.to_thread(own_redis.start)
-            else:
-                cut = ("CLIENT", "KILL", "TYPE", "normal")
-                await asyncio.to_thread(own_redis.execute, *cut)
-        log = working.result()
-        await check(log, own_redis.url, options)
-        # Each fault was shorter than the time of a call.
-        assert log.unknown == []
-        for what in totals:
-            totals[what] += len(getattr(log, what))
-        print(number, totals)  # noqa: T201 - an hour is long
-        own_redis.empty()

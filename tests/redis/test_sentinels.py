@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
-import random
 import signal
 import time
 from typing import TYPE_CHECKING, Any
@@ -263,26 +260,6 @@ async def test_with_wait_replicas_a_master_that_wakes_too_late_shows_nothing_old
         await asyncio.to_thread(heal, own_sentinels)
         await until_served(asleep, within=1)
         assert await asleep.get(KEYS[0]) == {"n": 2}
-
-
-@pytest.mark.soak
-async def test_failovers_for_a_long_time(own_sentinels: RedisSentinels) -> None:
-    """The Sentinels alone bring an old master back, which takes them ten seconds."""
-    ends = time.monotonic() + 60 * float(os.environ.get("MINUTES", "60"))
-    rng = random.Random(seed := int(os.environ.get("SEED", "0")))
-    print(f"SEED={seed}")  # noqa: T201 - to play it again
-    for number in itertools.count():
-        if time.monotonic() > ends:
-            return
-        how = rng.choice([signal.SIGKILL, signal.SIGSTOP])
-        wait = {"wait_replicas": rng.choice([0, 1, 2]), "wait_timeout": 0.5}
-        options = {"timeout": rng.uniform(1, 5), "namespace": f"round{number}"}
-        away, log, missing = await fail_over(
-            own_sentinels, how, RedisSentinels.settle, **options, **wait
-        )
-        told = [len(log.acknowledged), len(log.refused), len(log.unknown)]
-        print(number, how, wait, f"replaced after {away:.1f} s", *told, "lost", missing)  # noqa: T201
-        assert missing == 0 or wait["wait_replicas"] < 2
 
 
 # Sentinels.

@@ -7,13 +7,14 @@ import json
 import shutil
 import signal
 import socket
-import subprocess
 import time
 from typing import TYPE_CHECKING
 
 from tests.servers.postgres import PATIENCE, free_port
+from tests.servers.watched import spawn
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
 SERVER = shutil.which("nats-server")
@@ -45,7 +46,7 @@ class NatsServer:
         """Start the server and wait until it answers."""
         assert SERVER is not None
         command = [SERVER, "-c", str(self._settings), "-l", str(self._log)]
-        self._process = subprocess.Popen(command)
+        self._process = spawn(command)
         until = time.monotonic() + PATIENCE
         while not self._answers():
             assert time.monotonic() < until, "NATS does not answer"

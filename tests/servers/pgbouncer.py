@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import subprocess
 import time
 from typing import TYPE_CHECKING
 
 from tests.servers.postgres import PATIENCE, directory_of, free_port
+from tests.servers.watched import spawn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,9 +50,7 @@ class PgBouncer:
         assert PROGRAM is not None
         command = [PROGRAM, str(self._directory / "settings")]
         with (self._directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                command, user=self._user, stdout=log, stderr=log
-            )
+            self._process = spawn(command, user=self._user, stdout=log, stderr=log)
         until = time.monotonic() + PATIENCE
         while not _answers(self._port):
             assert time.monotonic() < until, "PgBouncer does not answer"

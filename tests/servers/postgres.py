@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
 
+from tests.servers.watched import spawn
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
 
 T = TypeVar("T")
 
@@ -45,17 +47,25 @@ def programs() -> Path | None:
 class PostgresServer:
     """Started at once; ``kill`` and ``start`` again as often as a test likes.
 
-    ``settings`` are those of the server that differ from ours. Its superuser is bot.
+    ``settings`` are those of the server that differ from ours, ``environment`` what it
+    has in its own besides ours. Its superuser is bot.
     """
 
-    def __init__(self, directory: Path, **settings: Any) -> None:
+    user = "postgres" if os.geteuid() == 0 else None
+
+    def __init__(
+        self,
+        directory: Path,
+        environment: Mapping[str, str] | None = None,
+        **settings: Any,
+    ) -> None:
         there = programs()
         assert there is not None
         self._programs = there
         self._settings = settings
+        self._environment = {**os.environ, **(environment or {})}
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
-        self.user = "postgres" if os.geteuid() == 0 else None
         self._data = directory_of(self.user, directory) / "data"
         self._run(
             *("initdb", "-D", str(self._data), "-U", "bot", "-A", "trust"),
@@ -79,9 +89,10 @@ class PostgresServer:
         }
         options = [f"--{name}={value}" for name, value in settings.items()]
         with (self._data.parent / "log").open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = spawn(
                 [str(self._programs / "postgres"), "-D", str(self._data), *options],
                 user=self.user,
+                env=self._environment,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
             )
@@ -108,9 +119,19 @@ class PostgresServer:
         self.send(signal.SIGKILL)
         self._process.wait()
 
+    def revive(self) -> None:
+        """Start it again if it has ended, or is about to."""
+        try:
+            self.execute("SELECT 1")
+        except (OSError, asyncpg.PostgresError):
+            self.kill()
+            self.start()
+
     def send(self, how: signal.Signals) -> None:
         """Send a signal to all of its processes (SIGSTOP, SIGCONT)."""
         assert self._process is not None
+        if self._process.poll() is not None:
+            return
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
         for pid in (str(self._process.pid), *children.read_text().split()):
             with contextlib.suppress(ProcessLookupError):

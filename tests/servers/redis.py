@@ -7,6 +7,7 @@ before it answers, so that a killed one has lost nothing when it is started agai
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -20,9 +21,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.servers.postgres import PATIENCE, free_port
+from tests.servers.watched import spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
@@ -38,12 +40,14 @@ class RedisServer:
         *settings: str,
         port: int | None = None,
         program: str | None = SERVER,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.port = free_port() if port is None else port
         self._settings = settings
         self._program = program
+        self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -53,7 +57,7 @@ class RedisServer:
 
     @property
     def is_running(self) -> bool:
-        return self._process is not None
+        return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
@@ -66,8 +70,9 @@ class RedisServer:
             *("--appendfsync", "always", "--logfile", str(self.directory / "log")),
             *self._settings,
         ]
-        self._process = subprocess.Popen(
+        self._process = spawn(
             [self._program, *settings],
+            env=self._environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -81,6 +86,12 @@ class RedisServer:
         """End the server as a crash would."""
         self._end(signal.SIGKILL)
 
+    def revive(self) -> None:
+        """Start it again if it has ended, or is about to."""
+        if not self._answers():
+            self.kill()
+            self.start()
+
     def send(self, how: signal.Signals) -> None:
         """Send a signal (SIGSTOP makes it hang, SIGCONT go on)."""
         assert self._process is not None
@@ -88,13 +99,19 @@ class RedisServer:
 
     def execute(self, *command: Any) -> Any:
         """Run one command and return what came back, as it came."""
+        with self.connected() as execute:
+            return execute(*command)
+
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[Callable[..., Any]]:
+        """Return what runs commands as ``execute`` does, all on one connection."""
         options: dict[str, Any] = {"protocol": 2, "decode_responses": True}
         options["retry"] = Retry(NoBackoff(), 0)  # unless told it tries for seconds
         with contextlib.closing(
             redis.Redis(port=self.port, socket_timeout=PATIENCE, **options)
         ) as client:
             client.response_callbacks.clear()
-            return client.execute_command(*command)
+            yield client.execute_command
 
     def empty(self) -> None:
         """Remove all keys."""
@@ -207,7 +224,7 @@ class _Sentinel(RedisServer):
 
     def start(self) -> None:
         assert SENTINEL is not None
-        self._process = subprocess.Popen(
+        self._process = spawn(
             [SENTINEL, str(self._file)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -294,8 +311,9 @@ class RedisCluster:
         target.execute("CLUSTER", "SETSLOT", slot, "IMPORTING", self.id(source))
         source.execute("CLUSTER", "SETSLOT", slot, "MIGRATING", self.id(target))
         address = ("127.0.0.1", target.port)
-        while keys := source.execute("CLUSTER", "GETKEYSINSLOT", slot, 1):
-            source.execute("MIGRATE", *address, "", 0, 5000, "KEYS", *keys)
+        with source.connected() as execute:
+            while keys := execute("CLUSTER", "GETKEYSINSLOT", slot, 1):
+                execute("MIGRATE", *address, "", 0, 5000, "KEYS", *keys)
         for server in (target, source):
             server.execute("CLUSTER", "SETSLOT", slot, "NODE", self.id(target))
 
@@ -324,6 +342,15 @@ class RedisCluster:
                     if first <= slot <= last:
                         return next(s for s in self.servers if s.port == port)
         raise AssertionError(f"nobody has slot {slot}")
+
+    def slots_of(self, master: RedisServer) -> set[int]:
+        """Return all slots of a master, as it says itself."""
+        return {
+            slot
+            for first, last, (_, port, *_), *_ in _slots(master)
+            if port == master.port
+            for slot in range(first, last + 1)
+        }
 
     def empty(self) -> None:
         """Remove all keys."""

@@ -5,50 +5,126 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import datetime as dt
 import random
+import signal
 import sys
 import tempfile
+import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.soak.figures import Figures
 from tests.soak.page import page
 from tests.soak.places import PLACES
 from tests.soak.rounds import Plan, soak
-from tests.soak.summary import is_fine, markdown, run_of
+from tests.soak.summary import is_wrong, markdown, missing, run_of, verdict
 
 if TYPE_CHECKING:
-    from tests.soak.figures import Figures
+    from tests.soak.summary import Run
+
+# What a shell says of who was ended by a Ctrl-C.
+_INTERRUPTED = 130
 
 
 def main(arguments: list[str]) -> int:
-    """Return 1 if anything was wrong, 0 if not."""
+    """Return 0 only if all was tried and nothing was wrong."""
     options = _options(arguments)
-    print(f"SEED={options.seed}")
+    wanted, left_out = _wanted(options.place, options.faults)
+    for name, why in left_out.items():
+        print(f"LEFT OUT: {name}: {why}")
     when = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    run = run_of(arguments, options.seed, options.minutes, when)
-    seconds = 60 * options.minutes / len(options.place)
+    run = run_of(
+        *(arguments, options.seed, options.minutes, when),
+        wanted=wanted,
+        left_out=left_out,
+        state="under way",
+    )
+    report = _Report(run, options.report, options.markdown)
+    report.write()  # a path to which that cannot be is no news for the end of hours
     plan = Plan(options.seed, seconds=options.round, kinds=options.faults)
-    figures: dict[str, Figures] = {}
-    for name in options.place:
-        # Servers that run as a user of their own must get there.
-        with tempfile.TemporaryDirectory(prefix="soak-") as directory:
-            path = Path(directory)
-            path.chmod(0o755)
-            figures[name] = asyncio.run(soak(PLACES[name](path), plan, seconds, print))
-        # After each place: the next one may take hours.
-        if options.report is not None:
-            options.report.write_text(page(run, figures))
-        if options.markdown is not None:
-            options.markdown.write_text(markdown(run, figures))
-    print(markdown(run, figures))
-    seen = {kind for one in figures.values() for kind in one.faults}
-    if missing := set(options.faults) - seen:
-        print(f"NEVER INJECTED: {', '.join(sorted(missing))}")
-    for one in figures.values():
-        for finding in one.findings:
-            print(f"WRONG: {finding.wrong}: {finding.key}: {finding.what}")
-    return 0 if is_fine(figures.values()) else 1
+    print(f"SEED={options.seed}", flush=True)
+    state, began = "", time.monotonic()
+    try:
+        for name in wanted:
+            _soak(name, plan, 60 * options.minutes / len(wanted), report)
+    except KeyboardInterrupt:
+        state = f"interrupted after {(time.monotonic() - began) / 60:.1f} minutes"
+    report.end(state)
+    if state:
+        return _INTERRUPTED
+    return int(is_wrong(report.figures) or bool(missing(run, report.figures)))
+
+
+class _Report:
+    """What is known so far, as files and as text."""
+
+    def __init__(self, run: Run, html: Path | None, tables: Path | None) -> None:
+        self.run = run
+        self.figures: dict[str, Figures] = {}
+        self._html, self._tables = html, tables
+
+    def tell(self, what: str) -> None:
+        """Print how far it has come, and write all of it: the next may take long."""
+        print(what, flush=True)
+        self.write()
+
+    def write(self) -> None:
+        """Write the files that are wanted."""
+        if self._html is not None:
+            self._html.write_text(page(self.run, self.figures))
+        if self._tables is not None:
+            self._tables.write_text(markdown(self.run, self.figures))
+
+    def end(self, state: str) -> None:
+        """Print and write all of it."""
+        self.run = dataclasses.replace(self.run, state=state)
+        self.write()
+        print(f"\n{markdown(self.run, self.figures)}")
+        for name, one in self.figures.items():
+            for found in one.findings:
+                print(f"WRONG: {name}: {found.wrong}: {found.key}: {found.what}")
+        for what in missing(self.run, self.figures):
+            print(f"NOT TRIED: {what}")
+        print(f"{state or 'done'}: {verdict(self.run, self.figures)}")
+        if self._html is not None:
+            print(f"all of it, with pictures: {self._html.absolute()}")
+
+
+def _soak(name: str, plan: Plan, seconds: float, report: _Report) -> None:
+    """Soak one place; that something goes amiss there does not end the others."""
+    figures = report.figures[name] = Figures()
+    # Servers that run as a user of their own must get there; those that did not start
+    # as they should may still be there.
+    with tempfile.TemporaryDirectory(
+        prefix="soak-", ignore_cleanup_errors=True
+    ) as directory:
+        path = Path(directory)
+        path.chmod(0o755)
+        place = PLACES[name](path)
+        try:
+            asyncio.run(soak(place, plan, seconds, figures, report.tell))
+        except Exception:  # noqa: BLE001 - whatever it is, it is reported
+            figures.break_off(traceback.format_exc())
+            report.tell(f"{name}: broken off")
+
+
+def _wanted(
+    places: list[str], kinds: list[str]
+) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Return which faults are wanted where, and why a place is left out."""
+    wanted, left_out = {}, {}
+    for name in places:
+        here = [kind for kind in PLACES[name].faults if not kinds or kind in kinds]
+        if lacking := PLACES[name].lacks:
+            left_out[name] = f"{lacking} is not installed"
+        elif here:
+            wanted[name] = here
+        else:
+            left_out[name] = "it knows none of these faults"
+    return wanted, left_out
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
@@ -76,10 +152,20 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if unknown := set(options.place) - PLACES.keys():
         parser.error(f"no such place: {', '.join(sorted(unknown))}")
+    known = {kind for name in options.place for kind in PLACES[name].faults}
+    if unknown := set(options.faults) - known:
+        parser.error(
+            f"no such fault: {', '.join(sorted(unknown))}; there are:\n  "
+            + "\n  ".join(sorted(known))
+        )
     if options.seed is None:
         options.seed = random.SystemRandom().randrange(10**6)
     return options
 
 
 if __name__ == "__main__":
+    # Whichever way it is ended after hours, its figures are wanted; and in order, as
+    # asyncio sees to after a Ctrl-C. A shell lets its background jobs ignore that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     sys.exit(main(sys.argv[1:]))

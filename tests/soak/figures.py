@@ -1,20 +1,25 @@
-"""What a soak of one place comes to, in figures that take no more room after hours."""
+"""What a soak of one place comes to, in figures that take little more room after hours.
+
+What grows is a number for each second of use, and a mark for each fault.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from botsessions.conformance.histories.history import CHANGES, NEVER, Call, Outcome
 from tests.soak.journal import MILLISECOND, SECOND
+from tests.soak.judging import Finding, Wrong
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tests.soak.journal import Hold, Told
-    from tests.soak.judging import Finding, Judgement, Wrong
+    from tests.soak.judging import Judgement
 
 # So many findings are kept whole; the others are counted.
 _KEPT = 10
@@ -68,6 +73,9 @@ class Figures:
     recovery: dict[str, float] = dataclasses.field(default_factory=dict)
     """By kind of fault: the longest time, in seconds, from its being over to the answer
     of a change that was asked for afterwards and acknowledged."""
+    silence: dict[str, float] = dataclasses.field(default_factory=dict)
+    """By kind of fault: the longest time, in seconds, in which no change at all was
+    acknowledged, from the beginning of one."""
     flow: Counter[int] = dataclasses.field(default_factory=Counter)
     """How many calls were acknowledged in each second of use."""
     marks: list[tuple[float, str]] = dataclasses.field(default_factory=list)
@@ -94,9 +102,12 @@ class Figures:
             ),
             key=lambda call: call.called,
         )
+        answers = sorted(call.returned for call in changes)
         for fault in faults:
             self.faults[fault.kind] += 1
             self.marks.append((start + fault.begun / SECOND, fault.kind))
+            longest = self.silence.get(fault.kind, 0.0)
+            self.silence[fault.kind] = max(longest, silence(fault, answers))
             away = recovery(fault, changes)
             if away is not None:
                 longest = self.recovery.get(fault.kind, 0.0)
@@ -107,8 +118,15 @@ class Figures:
         self.histories += judgement.histories
         self.exact += judgement.exact
         self.undecided += judgement.undecided
-        self.wrong.update(finding.wrong for finding in judgement.findings)
-        self.findings += judgement.findings[: _KEPT - len(self.findings)]
+        self._find(judgement.findings)
+
+    def break_off(self, what: str) -> None:
+        """Note why no more rounds could be played."""
+        self._find([Finding(Wrong.ODD, "the soak itself", what)])
+
+    def _find(self, findings: list[Finding]) -> None:
+        self.wrong.update(finding.wrong for finding in findings)
+        self.findings += findings[: _KEPT - len(self.findings)]
 
     def _add_call(self, call: Call, start: float) -> None:
         self.verbs[call.verb.value, call.outcome] += 1
@@ -125,11 +143,6 @@ class Figures:
         """Return how many calls came to this."""
         return sum(n for (_, what), n in self.verbs.items() if what is outcome)
 
-    @property
-    def longest_recovery(self) -> float:
-        """Of all kinds of faults."""
-        return max(self.recovery.values(), default=0.0)
-
 
 def recovery(fault: Fault, changes: Iterable[Call]) -> float | None:
     """Return after how many seconds a change that came behind a fault was done.
@@ -138,6 +151,23 @@ def recovery(fault: Fault, changes: Iterable[Call]) -> float | None:
     """
     behind = [call.returned for call in changes if call.called >= fault.over]
     return (min(behind) - fault.over) / SECOND if behind else None
+
+
+def silence(fault: Fault, answers: Iterable[int]) -> float:
+    """Return for how many seconds at most no change was acknowledged.
+
+    That counts from the beginning of a fault until the first change behind it; the
+    ``answers`` to all of them are in order.
+    """
+    moments = [fault.begun]
+    for answer in answers:
+        if moments[-1] > fault.over:
+            break
+        if answer > fault.begun:
+            moments.append(answer)
+    if moments[-1] < fault.over:
+        moments.append(fault.over)
+    return max(b - a for a, b in itertools.pairwise(moments)) / SECOND
 
 
 def _outcome(hold: Hold) -> Outcome:

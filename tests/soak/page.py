@@ -7,7 +7,15 @@ import math
 from typing import TYPE_CHECKING
 
 from tests.soak.journal import MILLISECOND
-from tests.soak.summary import NOTES, fault_rows, is_fine, rows
+from tests.soak.summary import (
+    FAULT_HEAD,
+    NOTES,
+    fault_rows,
+    is_wrong,
+    missing,
+    rows,
+    verdict,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -54,15 +62,16 @@ svg { max-width: 100%; height: auto; } svg text { fill: var(--faint); font-size:
 
 def page(run: Run, figures: Mapping[str, Figures]) -> str:
     """Return the page of a run."""
-    fine = is_fine(figures.values())
-    head = "nothing lost, nothing doubled" if fine else "something is wrong"
+    head, lacking = verdict(run, figures), missing(run, figures)
+    colour = "bad" if is_wrong(figures) else "faint" if lacking else "good"
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>Soak: {head}</title><style>{_STYLE}</style></head><body>",
-        f'<h1>Soak: <span class="{"good" if fine else "bad"}">{head}</span></h1>',
+        f'<h1>Soak: <span class="{colour}">{head}</span></h1>',
         f"<p>{_WHAT}</p>",
         _table([], ([name, fact] for name, fact in run.facts)),
+        *(f"<p>{html.escape(what)}</p>" for what in lacking),
         "<h2>All places</h2>",
         _all_places(figures),
         f'<p class="faint">{NOTES}</p>',
@@ -82,8 +91,7 @@ def _all_places(figures: Mapping[str, Figures]) -> str:
 def _place(name: str, figures: Figures) -> list[str]:
     title = f"{name}: {figures.title}"
     parts = [f"<h2>{html.escape(title)}</h2>", picture(figures)]
-    faults = ([kind, str(n), away] for kind, n, away in fault_rows(figures))
-    parts.append(_table(["fault", "times", "longest recovery"], faults))
+    parts.append(_table(FAULT_HEAD, fault_rows(figures)))
     for finding in figures.findings:
         parts += _finding(finding)
     return parts

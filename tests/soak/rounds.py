@@ -1,7 +1,8 @@
 """Play rounds at one place: start processes, do harm by schedule, look, judge, count.
 
-What a seed decides is the schedule of faults and the dice of all callers. Real servers
-take the time they take, so a seed does not play the same run twice. Neighbours:
+What a seed decides is which fault follows which, the dice of each, and those of all
+callers. Real servers take the time they take, so a seed does not play the same run
+twice: when a round is over, and what calls a fault meets, is up to them. Neighbours:
 ``places`` and ``worker`` (whom this drives), ``judging`` and ``figures``.
 """
 
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import botsessions as bs
+from tests.servers.watched import spawn
 from tests.soak import journal
 from tests.soak.caller import usual_keys
 from tests.soak.figures import Fault, Figures
@@ -55,6 +57,8 @@ class Plan:
     """Seconds between two faults, at least and at most."""
     timeout: float = 2.0
     """Seconds for each call, shorter than the longest of faults."""
+    bots: tuple[bool, ...] = (False, True, False)
+    """The processes that use it, and whether each has threads."""
     ttl: float = 0.3
     kinds: Collection[str] = ()
     """The faults that are wanted; all that there are, if empty."""
@@ -63,14 +67,22 @@ class Plan:
 
 
 async def soak(
-    place: Place, plan: Plan, seconds: float, tell: Callable[[str], None]
-) -> Figures:
-    """Play rounds until that time is over, one at least; return what they come to."""
-    figures = Figures()
+    place: Place,
+    plan: Plan,
+    seconds: float,
+    figures: Figures,
+    tell: Callable[[str], None],
+) -> None:
+    """Play rounds until that time is over, one at least; count what they come to.
+
+    After each it tells how far it has come, and the figures are whole.
+    """
     ends = time.monotonic() + seconds
-    faults = _Schedule(random.Random(f"{plan.seed} {place.name}"), plan.kinds)
-    await place.start()
+    faults = _Schedule(f"{plan.seed} {place.name}", plan.kinds)
+    starting = asyncio.create_task(place.start())
     try:
+        # Who is interrupted meanwhile waits below: what is half started has no end.
+        await asyncio.shield(starting)
         figures.title = await asyncio.to_thread(lambda: place.title)
         for number in itertools.count():
             left = ends - time.monotonic()
@@ -80,8 +92,9 @@ async def soak(
             await _Round(place, this if number else plan, number, faults).play(figures)
             tell(f"{place.name} {number}: {_told(figures)}")
     finally:
-        await place.stop()
-    return figures
+        await asyncio.wait([starting])
+        if starting.exception() is None:
+            await place.stop()
 
 
 def _told(figures: Figures) -> str:
@@ -93,12 +106,22 @@ def _told(figures: Figures) -> str:
 
 
 class _Schedule:
-    """Which fault comes next: in a new order each time all have had their turn."""
+    """Which fault comes next: in a new order each time all have had their turn.
 
-    def __init__(self, rng: random.Random, wanted: Collection[str]) -> None:
-        self.rng = rng
+    Each has dice of its own. How often one throws them is up to the servers, and what
+    comes after it is not.
+    """
+
+    def __init__(self, seed: str, wanted: Collection[str]) -> None:
+        self._seed = seed
+        self._rng = random.Random(seed)
+        self._numbers = itertools.count()
         self._wanted = wanted
         self._bag: list[str] = []
+
+    def dice(self) -> random.Random:
+        """Return those of the next."""
+        return random.Random(f"{self._seed} {next(self._numbers)}")
 
     def next(self, possible: Collection[str]) -> str | None:
         """Take the next that is possible here; what is not keeps its turn."""
@@ -106,7 +129,7 @@ class _Schedule:
         if not wanted:
             return None
         if not any(one in wanted for one in self._bag):
-            self._bag += self.rng.sample(wanted, len(wanted))
+            self._bag += self._rng.sample(wanted, len(wanted))
         kind = next(one for one in self._bag if one in wanted)
         self._bag.remove(kind)
         return kind
@@ -136,7 +159,7 @@ class _Round:
         await self._place.begin(self._number)
         self._begun = time.monotonic_ns()
         try:
-            for threads in (False, True, False):
+            for threads in self._plan.bots:
                 await self._start(threads=threads)
             faults = await self._do_harm()
             await asyncio.sleep(self._plan.calm)
@@ -147,6 +170,8 @@ class _Round:
         finally:
             for bot in self._bots:
                 bot.kill()
+        for what in await self._place.complaints():
+            self._oddities.append(Oddity("", self._place.name, what))
         await self._place.clean()
         await asyncio.to_thread(self._judge, figures, faults)
         shutil.rmtree(self._journals)
@@ -156,7 +181,10 @@ class _Round:
     async def kill_one(self, rng: random.Random) -> None:
         bot = rng.choice(self._bots)
         self._bots.remove(bot)
+        ended = bot.status
         bot.kill()
+        if ended is not None or bot.has_complained:
+            self._report(bot, ended)
         await asyncio.sleep(rng.uniform(0, 0.3))
         await self._start(threads=bot.threads)
 
@@ -172,19 +200,21 @@ class _Round:
         return [f"{self._namespace}/{key}" for key in usual_keys()]
 
     async def _do_harm(self) -> list[Fault]:
-        rng, ends = self._schedule.rng, time.monotonic() + self._plan.seconds
-        possible = self._place.faults()
+        impossible = self._place.impossible()
+        kinds = [kind for kind in self._place.faults if kind not in impossible]
         done: list[Fault] = []
         await asyncio.to_thread(self._wait_for_work)
+        ends = time.monotonic() + self._plan.seconds
         while True:
+            rng = self._schedule.dice()
             await asyncio.sleep(rng.uniform(*self._plan.pauses))
-            kind = self._schedule.next(possible)
+            kind = self._schedule.next(kinds)
             if kind is None:
                 await asyncio.sleep(max(0.0, ends - time.monotonic()))
             else:
                 begun = self._now()
                 try:
-                    await possible[kind](rng, self)
+                    await self._place.faults[kind](self._place, rng, self)
                 except self._place.unwilling:
                     kind += IN_VAIN
                     await self._place.heal()
@@ -236,9 +266,12 @@ class _Round:
 
     async def _end(self, bot: _Bot) -> None:
         status = await asyncio.to_thread(bot.end)
-        if status or "Traceback" in bot.complaints:
-            what = f"ended with {status}: {bot.complaints}"
-            self._oddities.append(Oddity("", bot.name, what))
+        if status or bot.has_complained:
+            self._report(bot, status)
+
+    def _report(self, bot: _Bot, status: int | None) -> None:
+        what = f"ended with {status}: {bot.complaints}"
+        self._oddities.append(Oddity("", bot.name, what))
 
     def _paths(self) -> list[Path]:
         return sorted(self._journals.glob("*.jsonl"))
@@ -265,7 +298,7 @@ class _Bot:
         environment = {**os.environ, **place.environment, "PYTHONPATH": path}
         self._errors = self._journal.with_suffix(".errors")
         with self._errors.open("w") as errors:
-            self._process = subprocess.Popen(
+            self._process = spawn(
                 [*place.under, sys.executable, "-m", "tests.soak.worker"],
                 env=environment,
                 cwd=_ROOT,
@@ -290,6 +323,10 @@ class _Bot:
     def complaints(self) -> str:
         """What it has written to its standard error."""
         return self._errors.read_text()
+
+    @property
+    def has_complained(self) -> bool:
+        return "Traceback" in self.complaints
 
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)

@@ -8,20 +8,22 @@ import platform
 import shlex
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import botsessions as bs
 from botsessions.conformance.histories.history import Outcome, Verb
 from tests.soak.judging import Wrong
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from tests.soak.figures import Figures
 
 NOTES = (
-    "Latencies are those of acknowledged calls. Recovery is the time from a fault's "
-    "being over to the answer of a change that was asked for afterwards and "
+    "Latencies are those of acknowledged calls. Silence is the longest time without "
+    "any acknowledged change, from a fault's beginning on; in a Cluster other masters "
+    "go on meanwhile. Recovery is the time from a fault's being over, with all servers "
+    "back, to the answer of a change that was asked for afterwards and "
     "acknowledged. Unknown outcomes are calls whose caller was told so, or whose "
     "process was killed meanwhile."
 )
@@ -30,7 +32,7 @@ _ROOT = Path(__file__).parents[2]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Run:
-    """What was run, where."""
+    """What is run, where; and how far it has come, if not to its end."""
 
     command: str
     seed: int
@@ -39,6 +41,11 @@ class Run:
     version: str = bs.__version__
     commit: str = ""
     machine: str = ""
+    wanted: Mapping[str, Collection[str]] = dataclasses.field(default_factory=dict)
+    """By place: the faults that it is to meet."""
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """By place: why nothing is done there."""
+    state: str = ""
 
     @property
     def facts(self) -> list[tuple[str, str]]:
@@ -50,15 +57,18 @@ class Run:
             ("began", self.when),
             ("minutes", f"{self.minutes:g}"),
             ("seed", str(self.seed)),
+            *((f"{name} is left out", why) for name, why in self.left_out.items()),
+            *([("state", self.state)] if self.state else []),
         ]
 
 
-def run_of(arguments: Iterable[str], seed: int, minutes: float, when: str) -> Run:
+def run_of(
+    arguments: Iterable[str], seed: int, minutes: float, when: str, **more: Any
+) -> Run:
     """Describe the run of this process on this machine."""
     command = shlex.join(["python", "-m", "tests.soak", *arguments])
-    return Run(
-        command, seed, minutes, when, commit=_commit(), machine=_machine(os.cpu_count())
-    )
+    machine = _machine(os.cpu_count())
+    return Run(command, seed, minutes, when, commit=_commit(), machine=machine, **more)
 
 
 def _commit() -> str:
@@ -76,9 +86,35 @@ def _machine(cores: int | None) -> str:
     return f"{platform.system()} {platform.machine()}, {cores} cores, {python}"
 
 
-def is_fine(figures: Iterable[Figures]) -> bool:
-    """Tell whether nothing at all was wrong."""
-    return not any(one.wrong.total() for one in figures)
+def is_wrong(figures: Mapping[str, Figures]) -> bool:
+    """Tell whether anything at all was wrong."""
+    return any(one.wrong.total() for one in figures.values())
+
+
+def missing(run: Run, figures: Mapping[str, Figures]) -> list[str]:
+    """Return what was to be tried and was not: nothing is shown by that."""
+    told = [] if run.wanted else ["there is no place to soak"]
+    for name, wanted in run.wanted.items():
+        one = figures.get(name)
+        if one is None or not one.rounds:
+            told.append(f"{name}: still to come")
+            continue
+        if never := [kind for kind in wanted if not one.faults[kind]]:
+            told.append(f"{name}: never injected, or only in vain: {', '.join(never)}")
+        if not one.told(Outcome.DONE):
+            told.append(f"{name}: nothing was acknowledged")
+        if not one.histories:
+            told.append(f"{name}: nothing was judged")
+    return told
+
+
+def verdict(run: Run, figures: Mapping[str, Figures]) -> str:
+    """Say in some words what came of it."""
+    if is_wrong(figures):
+        return "something is wrong"
+    if run.state or missing(run, figures):
+        return "nothing wrong so far, and not all was tried"
+    return "nothing lost, nothing doubled"
 
 
 def rows(figures: Mapping[str, Figures]) -> list[list[str]]:
@@ -102,7 +138,11 @@ def rows(figures: Mapping[str, Figures]) -> list[list[str]]:
     ):
         row(name, (f"{one.told(what):,}" for one in each))
     row("faults", (f"{one.faults.total()}" for one in each))
-    row("longest recovery", (f"{one.longest_recovery:.2f} s" for one in each))
+    for name, by_kind in (
+        ("longest silence", [one.silence for one in each]),
+        ("longest recovery", [one.recovery for one in each]),
+    ):
+        row(name, (f"{max(of.values(), default=0.0):.2f} s" for of in by_kind))
     for name, share in (("median", 0.5), ("99th percentile", 0.99)):
         row(
             f"latency, {name}",
@@ -117,29 +157,38 @@ def rows(figures: Mapping[str, Figures]) -> list[list[str]]:
     return table
 
 
-def fault_rows(figures: Figures) -> list[tuple[str, int, str]]:
-    """Return each kind of fault: how many, and the longest recovery from it."""
+FAULT_HEAD = ["fault", "times", "longest silence", "longest recovery"]
+
+
+def fault_rows(figures: Figures) -> list[list[str]]:
+    """Return a line for each kind of fault, as the head above has it."""
     return [
-        (kind, count, _seconds(figures.recovery.get(kind)))
-        for kind, count in sorted(figures.faults.items())
+        [
+            kind,
+            str(n),
+            *map(_seconds, (figures.silence[kind], figures.recovery.get(kind))),
+        ]
+        for kind, n in sorted(figures.faults.items())
     ]
 
 
-def _seconds(recovery: float | None) -> str:
-    return "not seen" if recovery is None else f"{recovery:.2f} s"
+def _seconds(how_long: float | None) -> str:
+    return "not seen" if how_long is None else f"{how_long:.2f} s"
 
 
 def markdown(run: Run, figures: Mapping[str, Figures]) -> str:
     """Return the tables of a run."""
     lines = ["| | |", "|---|---|"]
     lines += [f"| {name} | {_code(name, fact)} |" for name, fact in run.facts]
-    head, *table = rows(figures)
-    lines += ["", _row(head), "|---" * len(head) + "|", *map(_row, table)]
+    lines += ["", *_table(*rows(figures))]
     for name, one in figures.items():
         lines += ["", f"**{name}**: {one.title}", ""]
-        lines += ["| fault | times | longest recovery |", "|---|---|---|"]
-        lines += [_row(map(str, row)) for row in fault_rows(one)]
+        lines += _table(FAULT_HEAD, *fault_rows(one))
     return "\n".join(lines) + "\n"
+
+
+def _table(head: Sequence[str], *table: Sequence[str]) -> list[str]:
+    return [_row(head), "|---" * len(head) + "|", *map(_row, table)]
 
 
 def _row(cells: Iterable[str]) -> str:

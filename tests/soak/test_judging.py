@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from botsessions.conformance.histories.history import NEVER, Call, Outcome, Verb
-from tests.soak.figures import Fault, Figures, Latencies, recovery
+from tests.soak.figures import Fault, Figures, Latencies, recovery, silence
 from tests.soak.journal import MILLISECOND, SECOND, Hold, Journal, Oddity, Told, read
 from tests.soak.judging import SHORT, Judgement, Wrong, judge
 from tests.soak.page import page, picture
@@ -392,6 +392,23 @@ def test_recovery_is_the_answer_of_a_change_that_was_asked_for_behind_the_fault(
     assert recovery(Fault("", 0, 9 * SECOND), story.calls) is None
 
 
+def test_silence_counts_from_the_beginning_of_a_fault_to_the_first_change_behind() -> (
+    None
+):
+    fault = Fault("", 10 * SECOND, 14 * SECOND)
+
+    def after(*answers: float) -> float:
+        return silence(fault, [round(answer * SECOND) for answer in answers])
+
+    assert after(9.0, 10.5, 13.5, 13.75, 15.0, 19.0) == 3.0
+    # What failed over is back long after others took over.
+    assert after(9.9, 13.0, 13.5, 14.5) == 3.0
+    assert after(9.9, 14.5) == 4.5
+    # None came any more.
+    assert after(9.0) == 4.0
+    assert after(9.0, 11.0) == 3.0
+
+
 def figures_of(story: Story) -> Figures:
     figures = Figures(title="A <place>")
     fault = Fault("the disk & all", SECOND, SECOND + 1)
@@ -413,9 +430,9 @@ def test_a_report_has_the_figures_of_each_place() -> None:
     assert table["unknown outcomes"] == "1"
     assert table["faults"] == "1"
     assert table[f"**{Wrong.LOST}**"] == table[f"**{Wrong.DOUBLED}**"] == "**0**"
-    run = Run("python -m tests.soak", 7, 1.0, "now")
+    run = Run("python -m tests.soak", 7, 1.0, "now", wanted={"one": []})
     assert "nothing lost, nothing doubled" in page(run, figures)
-    assert "| the disk & all | 1 | 0.00 s |" in markdown(run, figures)
+    assert "| the disk & all | 1 | 0.00 s | 0.00 s |" in markdown(run, figures)
 
 
 def test_a_report_shows_what_was_wrong_with_its_calls() -> None:

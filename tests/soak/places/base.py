@@ -1,7 +1,8 @@
 """What a soak asks of a place: servers to start, a URL for bots, faults by their names.
 
 A fault is a coroutine that does harm, waits as long as the dice say, and returns when
-all is whole again. What a place has no use for, it does not offer.
+all is whole again; also if it is interrupted. What a place has no use for, it does not
+offer.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from tests.servers.proxy import Proxy
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection, Mapping
     from pathlib import Path
 
     from tests.servers.proxy import Rule
 
-    Fault: TypeAlias = Callable[[random.Random, "Bots"], Awaitable[None]]
+    Fault: TypeAlias = Callable[[Any, random.Random, "Bots"], Awaitable[None]]
+    """Takes its place first."""
 
 T = TypeVar("T")
 
@@ -37,10 +39,25 @@ class Bots(Protocol):
         """Return the names under which sessions are stored now, as the server knows."""
 
 
+async def _kill_a_bot(place: Place, rng: random.Random, bots: Bots) -> None:
+    await bots.kill_one(rng)
+
+
+async def _stop_a_bot(place: Place, rng: random.Random, bots: Bots) -> None:
+    await bots.stop_one(rng, rng.uniform(0.2, 3.0))
+
+
 class Place:
     """Made in a directory of its own; ``start`` before use, ``stop`` in the end."""
 
     name: ClassVar[str]
+    faults: ClassVar[Mapping[str, Fault]] = {
+        "a bot is killed": _kill_a_bot,
+        "a bot stands still": _stop_a_bot,
+    }
+    """All that can be done to it, by the names that reports have."""
+    lacks: ClassVar[str | None] = None
+    """What it needs and this machine does not have."""
     unwilling: tuple[type[Exception], ...] = (AssertionError,)
     """What a fault raises to which the servers did not lend themselves."""
 
@@ -86,20 +103,16 @@ class Place:
     async def heal(self) -> None:
         """See to it that everything is whole."""
 
+    async def complaints(self) -> list[str]:
+        """Return what was wrong with it in a round, and no caller could see."""
+        return []
+
     async def clean(self) -> None:
         """Remove what a round has left."""
 
-    def faults(self) -> dict[str, Fault]:
-        """Return what can be done to it in this round."""
-        return {"a bot is killed": kill_a_bot, "a bot stands still": stop_a_bot}
-
-
-async def kill_a_bot(rng: random.Random, bots: Bots) -> None:
-    await bots.kill_one(rng)
-
-
-async def stop_a_bot(rng: random.Random, bots: Bots) -> None:
-    await bots.stop_one(rng, rng.uniform(0.2, 3.0))
+    def impossible(self) -> Collection[str]:
+        """Return the faults for which this round, or this machine, is not made."""
+        return ()
 
 
 class BehindProxy(Place):
@@ -123,16 +136,6 @@ class BehindProxy(Place):
         if self._between is not None:
             await self._between.__aexit__()
 
-    def faults(self) -> dict[str, Fault]:
-        return {
-            **super().faults(),
-            "connections are cut": self._cut,
-            "cuts at random": self._cut_at_random,
-            "the network swallows all": self._swallow,
-            "the network swallows answers": self._swallow_answers,
-            "connections fall silent": self._forget,
-        }
-
     async def _cut(self, rng: random.Random, bots: Bots) -> None:
         for _ in range(rng.randint(1, 4)):
             await self.between.cut_all()
@@ -152,8 +155,19 @@ class BehindProxy(Place):
 
     async def _under(self, rule: Rule, seconds: float) -> None:
         self.between.rule = rule
-        await asyncio.sleep(seconds)
-        self.between.rule = proxy.pass_all
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.between.rule = proxy.pass_all
+
+    faults: ClassVar[Mapping[str, Fault]] = {
+        **Place.faults,
+        "connections are cut": _cut,
+        "cuts at random": _cut_at_random,
+        "the network swallows all": _swallow,
+        "the network swallows answers": _swallow_answers,
+        "connections fall silent": _forget,
+    }
 
 
 async def patiently(work: Callable[[], T], times: int = 3) -> T:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from tests.servers.postgres import PostgresServer
+from tests.servers.postgres import PostgresServer, directory_of, programs
 from tests.soak.places.base import BehindProxy
+from tests.soak.places.disk import FULL, SLOW, Disk
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Collection, Mapping
 
     from tests.soak.places.base import Bots, Fault
 
@@ -23,6 +25,7 @@ class Postgres(BehindProxy):
     """One server with its own settings, flushing each commit to the disk."""
 
     name = "postgres"
+    lacks = None if programs() else "PostgreSQL (apt-get install postgresql)"
 
     @property
     def title(self) -> str:
@@ -38,25 +41,30 @@ class Postgres(BehindProxy):
         return self._server.dsn
 
     async def start(self) -> None:
-        self._server = await asyncio.to_thread(PostgresServer, self.directory)
+        self._disk = await asyncio.to_thread(
+            Disk, directory_of(PostgresServer.user, self.directory)
+        )
+        self._server = await asyncio.to_thread(
+            PostgresServer, self.directory, self._disk.environment
+        )
         await self.connect(self._server.port)
 
     async def stop(self) -> None:
         await super().stop()
         await asyncio.to_thread(self._server.stop)
 
-    async def clean(self) -> None:
-        [(deadlocks,)] = await asyncio.to_thread(self._server.execute, _DEADLOCKS)
-        assert not deadlocks, "stores were in each other's way"
-        await asyncio.to_thread(self._server.execute, "TRUNCATE botsessions")
+    async def complaints(self) -> list[str]:
+        [(deadlocks,)] = await asyncio.to_thread(
+            self._server.execute, "SELECT pg_stat_clear_snapshot()", _DEADLOCKS
+        )
+        return [f"{deadlocks} deadlocks: stores were in each other's way"] * bool(
+            deadlocks
+        )
 
-    def faults(self) -> dict[str, Fault]:
-        return {
-            **super().faults(),
-            "the server is killed": self._kill,
-            "the server stands still": self._freeze,
-            "the server ends connections": self._terminate,
-        }
+    async def clean(self) -> None:
+        await asyncio.to_thread(
+            self._server.execute, "SELECT pg_stat_reset()", "TRUNCATE botsessions"
+        )
 
     async def _kill(self, rng: random.Random, bots: Bots) -> None:
         await asyncio.to_thread(self._server.kill)
@@ -72,3 +80,25 @@ class Postgres(BehindProxy):
 
     async def _terminate(self, rng: random.Random, bots: Bots) -> None:
         await asyncio.to_thread(self._server.execute, _CUT)
+
+    async def _slow(self, rng: random.Random, bots: Bots) -> None:
+        with self._disk.slow(rng.randint(5, 60)):
+            await asyncio.sleep(rng.uniform(0.5, 3.0))
+
+    async def _fill(self, rng: random.Random, bots: Bots) -> None:
+        """It refuses what needs room; when its journal does, it ends."""
+        with self._disk.full():
+            await asyncio.sleep(rng.uniform(0.3, 2.0))
+        await asyncio.to_thread(self._server.revive)
+
+    faults: ClassVar[Mapping[str, Fault]] = {
+        **BehindProxy.faults,
+        "the server is killed": _kill,
+        "the server stands still": _freeze,
+        "the server ends connections": _terminate,
+        SLOW: _slow,
+        FULL: _fill,
+    }
+
+    def impossible(self) -> Collection[str]:
+        return () if self._disk.is_ours else (SLOW, FULL)

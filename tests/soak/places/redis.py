@@ -10,29 +10,40 @@ import asyncio
 import itertools
 import signal
 import time
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
 
 from redis import RedisError
 from redis.crc import key_slot
 
-from tests.servers.redis import RedisCluster, RedisSentinels, RedisServer
+from tests.servers.redis import (
+    SENTINEL,
+    SERVER,
+    RedisCluster,
+    RedisSentinels,
+    RedisServer,
+)
 from tests.soak.places.base import BehindProxy, Place, patiently
+from tests.soak.places.disk import FULL, SLOW, Disk
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from tests.soak.places.base import Bots, Fault
 
 # Seconds that a failover may take, and one that was asked for: it may come to nothing.
 _PATIENCE, _ASKED_FOR = 40.0, 10.0
 _END_CONNECTIONS = ("CLIENT", "KILL", "TYPE", "normal")
+_NEEDED = "Redis (apt-get install redis-server redis-sentinel)"
+_LACKING = None if SERVER and SENTINEL else _NEEDED
 
 
 class Redis(BehindProxy):
     """One server."""
 
     name = "redis"
+    lacks = _LACKING
 
     @property
     def title(self) -> str:
@@ -48,7 +59,10 @@ class Redis(BehindProxy):
         return self._server.url
 
     async def start(self) -> None:
-        self._server = await asyncio.to_thread(RedisServer, self.directory)
+        self._disk = await asyncio.to_thread(Disk, self.directory)
+        self._server = await asyncio.to_thread(
+            partial(RedisServer, self.directory, environment=self._disk.environment)
+        )
         await self.connect(self._server.port)
 
     async def stop(self) -> None:
@@ -57,15 +71,6 @@ class Redis(BehindProxy):
 
     async def clean(self) -> None:
         await asyncio.to_thread(self._server.empty)
-
-    def faults(self) -> dict[str, Fault]:
-        return {
-            **super().faults(),
-            "the server is killed": self._kill,
-            "the server stands still": self._freeze,
-            "the server ends connections": self._end_connections,
-            "the server forgets scripts": self._forget_scripts,
-        }
 
     async def _kill(self, rng: random.Random, bots: Bots) -> None:
         await _kill(self._server, rng.uniform(0, 1.5))
@@ -79,11 +84,35 @@ class Redis(BehindProxy):
     async def _forget_scripts(self, rng: random.Random, bots: Bots) -> None:
         await asyncio.to_thread(self._server.execute, "SCRIPT", "FLUSH")
 
+    async def _slow(self, rng: random.Random, bots: Bots) -> None:
+        with self._disk.slow(rng.randint(5, 60)):
+            await asyncio.sleep(rng.uniform(0.5, 3.0))
+
+    async def _fill(self, rng: random.Random, bots: Bots) -> None:
+        """It ends at the first change that it cannot flush."""
+        with self._disk.full():
+            await asyncio.sleep(rng.uniform(0.3, 2.0))
+        await asyncio.to_thread(self._server.revive)
+
+    faults: ClassVar[Mapping[str, Fault]] = {
+        **BehindProxy.faults,
+        "the server is killed": _kill,
+        "the server stands still": _freeze,
+        "the server ends connections": _end_connections,
+        "the server forgets scripts": _forget_scripts,
+        SLOW: _slow,
+        FULL: _fill,
+    }
+
+    def impossible(self) -> Collection[str]:
+        return () if self._disk.is_ours else (SLOW, FULL)
+
 
 class Sentinels(Place):
     """A master, two replicas, three Sentinels."""
 
     name = "sentinels"
+    lacks = _LACKING
     unwilling = (AssertionError, RedisError)
 
     @property
@@ -108,17 +137,6 @@ class Sentinels(Place):
 
     async def clean(self) -> None:
         await asyncio.to_thread(self._all.empty)
-
-    def faults(self) -> dict[str, Fault]:
-        return {
-            **super().faults(),
-            "the master is killed and replaced": self._replace_dead,
-            "the master stands still and is replaced": self._replace_still,
-            "a failover is asked for": self._fail_over,
-            "a replica stands still": self._freeze_replica,
-            "a Sentinel is killed": self._kill_sentinel,
-            "the master ends connections": self._end_connections,
-        }
 
     async def _replace_dead(self, rng: random.Random, bots: Bots) -> None:
         old = await patiently(lambda: self._all.master)
@@ -175,11 +193,22 @@ class Sentinels(Place):
         for server in self._all.replicas:
             server.execute("REPLICAOF", "127.0.0.1", self._all.master.port)
 
+    faults: ClassVar[Mapping[str, Fault]] = {
+        **Place.faults,
+        "the master is killed and replaced": _replace_dead,
+        "the master stands still and is replaced": _replace_still,
+        "a failover is asked for": _fail_over,
+        "a replica stands still": _freeze_replica,
+        "a Sentinel is killed": _kill_sentinel,
+        "the master ends connections": _end_connections,
+    }
+
 
 class Cluster(Place):
     """Three masters, each with a replica."""
 
     name = "cluster"
+    lacks = _LACKING
     unwilling = (AssertionError, RedisError)
 
     @property
@@ -204,16 +233,6 @@ class Cluster(Place):
 
     async def clean(self) -> None:
         await asyncio.to_thread(self._all.empty)
-
-    def faults(self) -> dict[str, Fault]:
-        return {
-            **super().faults(),
-            "a master is killed and replaced": self._replace_dead,
-            "a master stands still and is replaced": self._replace_still,
-            "a failover is asked for": self._fail_over,
-            "slots move": self._move_slots,
-            "a master ends connections": self._end_connections,
-        }
 
     async def _replace_dead(self, rng: random.Random, bots: Bots) -> None:
         slot, old = await self._owned(rng, bots)
@@ -285,6 +304,15 @@ class Cluster(Place):
         masters = {self._all.owner(slot) for slot in (0, 8000, 16383)}
         others = [one for one in self._all.servers if one in masters]
         return [one for one in others if one is not source]
+
+    faults: ClassVar[Mapping[str, Fault]] = {
+        **Place.faults,
+        "a master is killed and replaced": _replace_dead,
+        "a master stands still and is replaced": _replace_still,
+        "a failover is asked for": _fail_over,
+        "slots move": _move_slots,
+        "a master ends connections": _end_connections,
+    }
 
 
 def _slots(keys: Iterable[str]) -> list[int]:

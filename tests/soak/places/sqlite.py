@@ -1,63 +1,45 @@
 """SQLite: a new file for each round, on the disk or on a small one that can be filled.
 
 Every second round lies on a disk of some megabytes in memory, which is mounted for the
-processes of this soak alone, if the machine allows for it. A small library before libc
-makes any disk slow, for as long as a file says so.
+processes of this soak alone, if the machine allows for it. Any can be slow (``disk``).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import shutil
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import apsw
 
 from tests.soak.places.base import Place
+from tests.soak.places.disk import FULL, SLOW, Disk
 from tests.sqlite.processes import can_mount, with_disk
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from tests.soak.places.base import Bots, Fault
 
 _SIZE = "24m"
-_SLOW = r"""
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <stdlib.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-/* As many milliseconds as that file has bytes. */
-static int later(const char *name, int fd) {
-    int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, name);
-    struct stat told;
-    if (stat(getenv("SLOW_DISK"), &told) == 0) usleep(1000 * told.st_size);
-    return real(fd);
-}
-int fdatasync(int fd) { return later("fdatasync", fd); }
-int fsync(int fd) { return later("fsync", fd); }
-"""
 
 
 class SQLite(Place):
     """Several processes on one file, each change flushed to the disk."""
 
     name = "sqlite"
+    unwilling = (AssertionError, apsw.BusyError)
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self._disk = directory / "disk"
         self._file = self._disk / "sessions.db"
-        self._slowness = directory / "milliseconds"
-        self._library = directory / "slow.so"
         self._small: subprocess.Popen[bytes] | None = None
         self._has_small = False
 
@@ -82,12 +64,11 @@ class SQLite(Place):
 
     @property
     def environment(self) -> dict[str, str]:
-        if not self._library.exists():
-            return {}
-        return {"LD_PRELOAD": str(self._library), "SLOW_DISK": str(self._slowness)}
+        return self._any_disk.environment
 
     async def start(self) -> None:
-        await asyncio.to_thread(self._prepare)
+        self._has_small = can_mount() and shutil.which("nsenter") is not None
+        self._any_disk = await asyncio.to_thread(Disk, self.directory)
 
     async def stop(self) -> None:
         self._unmount()
@@ -100,25 +81,6 @@ class SQLite(Place):
     async def clean(self) -> None:
         self._unmount()
         await asyncio.to_thread(shutil.rmtree, self._disk)
-
-    def faults(self) -> dict[str, Fault]:
-        faults = super().faults()
-        if self._library.exists():
-            faults["the disk is slow"] = self._slow
-        if self._small is not None:
-            faults["the disk is full"] = self._fill
-        else:
-            faults["a reader stops checkpoints"] = self._read_long
-            faults["another program holds the file"] = self._hold
-        return faults
-
-    def _prepare(self) -> None:
-        self._has_small = can_mount() and shutil.which("nsenter") is not None
-        if shutil.which("cc") is not None:
-            source = self.directory / "slow.c"
-            source.write_text(_SLOW)
-            command = ["cc", "-shared", "-fPIC", "-o", str(self._library), str(source)]
-            subprocess.run([*command, "-ldl"], check=True)
 
     def _mount(self) -> None:
         command = [*with_disk(self._disk, _SIZE), "sh", "-c", "echo; exec cat"]
@@ -133,9 +95,8 @@ class SQLite(Place):
             self._small = None
 
     async def _slow(self, rng: random.Random, bots: Bots) -> None:
-        self._slowness.write_bytes(bytes(rng.randint(5, 60)))
-        await asyncio.sleep(rng.uniform(0.5, 3.0))
-        self._slowness.unlink()
+        with self._any_disk.slow(rng.randint(5, 60)):
+            await asyncio.sleep(rng.uniform(0.5, 3.0))
 
     async def _fill(self, rng: random.Random, bots: Bots) -> None:
         assert self._small is not None
@@ -161,12 +122,26 @@ class SQLite(Place):
         connection = apsw.Connection(str(self._file))
         try:
             connection.set_busy_timeout(5000)
-            with contextlib.suppress(apsw.BusyError):
-                for statement in statements:
-                    await asyncio.to_thread(_run, connection, statement)
-                await asyncio.sleep(seconds)
+            for statement in statements:
+                await asyncio.to_thread(_run, connection, statement)
+            await asyncio.sleep(seconds)
         finally:
             connection.close()
+
+    _WITH_ROOM: ClassVar[Mapping[str, Fault]] = {
+        "a reader stops checkpoints": _read_long,
+        "another program holds the file": _hold,
+    }
+    faults: ClassVar[Mapping[str, Fault]] = {
+        **Place.faults,
+        SLOW: _slow,
+        FULL: _fill,
+        **_WITH_ROOM,
+    }
+
+    def impossible(self) -> Collection[str]:
+        too_fast = [] if self._any_disk.is_ours else [SLOW]
+        return [*too_fast, *([FULL] if self._small is None else self._WITH_ROOM)]
 
 
 def _run(connection: apsw.Connection, statement: str) -> None:
