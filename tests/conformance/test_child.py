@@ -35,7 +35,6 @@ class Elsewhere(bs.SQLiteBackend):
         super().__init__(path)
         self.is_elsewhere = os.getpid() != parent
         self.path = path
-        self.commits = 0
 
 
 class Prints(Elsewhere):
@@ -51,21 +50,19 @@ class Prints(Elsewhere):
 
 
 class Dies(Elsewhere):
-    """Raises in its third commit."""
+    """Raises in its first commit."""
 
     async def commit(self, writes: Sequence[bs.Write]) -> list[bool]:
-        self.commits += 1
-        if self.is_elsewhere and self.commits == 3:
-            raise RuntimeError("the third")
+        if self.is_elsewhere:
+            raise RuntimeError("not here")
         return await super().commit(writes)
 
 
 class Falls(Elsewhere):
-    """Ends its process in its third commit, as a crash of a driver does."""
+    """Ends its process in its first commit, as a crash of a driver does."""
 
     async def commit(self, writes: Sequence[bs.Write]) -> list[bool]:
-        self.commits += 1
-        if self.is_elsewhere and self.commits == 3:
+        if self.is_elsewhere:
             os._exit(7)
         return await super().commit(writes)
 
@@ -97,22 +94,13 @@ class LandsNever(Elsewhere):
 
 
 class Noted(Elsewhere):
-    """Notes its process, and is never open."""
+    """Notes its process, and is never open there."""
 
     async def open(self) -> None:
         if self.is_elsewhere:
             with self.path.with_suffix(".pids").open("a") as file:
                 file.write(f"{os.getpid()}\n")
             await asyncio.sleep(1000)
-        await super().open()
-
-
-class Alive(Slow):
-    """Notes its process, and lives on."""
-
-    async def open(self) -> None:
-        with self.path.with_suffix(".pids").open("a") as file:
-            file.write(f"{os.getpid()}\n")
         await super().open()
 
 
@@ -136,7 +124,7 @@ def test_a_process_that_ends_by_itself_is_told_with_its_error(
     result = result_of(Dies, check, tmp_path)
     assert result.status is Status.FAILED
     assert result.message.startswith(
-        "a process ended by itself: RuntimeError: the third (test_child.py, line "
+        "a process ended by itself: RuntimeError: not here (test_child.py, line "
     )
 
 
@@ -189,11 +177,13 @@ def test_a_process_is_gone_when_its_check_is(tmp_path: Path) -> None:
     make = partial(Noted, tmp_path / "db", os.getpid())
 
     async def give_up() -> None:
-        async with asyncio.timeout(2):
-            await child.hammer(make, ["a"], 0, 0.1)
+        work = asyncio.create_task(child.hammer(make, ["a"], 0, 0.1))
+        await asyncio.to_thread(eventually, lambda: has_pids(tmp_path))
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
 
-    with pytest.raises(TimeoutError):
-        asyncio.run(give_up())
+    asyncio.run(give_up())
     [pid] = pids(tmp_path)
     assert not is_there(pid)
 
@@ -204,15 +194,14 @@ def test_a_process_is_gone_when_the_one_that_started_it_is(tmp_path: Path) -> No
         "from functools import partial\n"
         "from pathlib import Path\n"
         "from botsessions.conformance import child\n"
-        "from tests.conformance.test_child import Alive\n"
-        "make = partial(Alive, Path('db').resolve(), os.getpid())\n"
+        "from tests.conformance.test_child import Noted\n"
+        "make = partial(Noted, Path('db').resolve(), os.getpid())\n"
         "asyncio.run(child.hammer(make, ['a'], 0, 100.0))\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program], cwd=tmp_path, env=ENVIRONMENT
     ) as parent:
-        eventually(lambda: (tmp_path / "db.pids").exists() and pids(tmp_path))
-        time.sleep(0.5)
+        eventually(lambda: has_pids(tmp_path))
         parent.send_signal(signal.SIGKILL)
         parent.wait()
     [pid] = pids(tmp_path)
@@ -221,6 +210,11 @@ def test_a_process_is_gone_when_the_one_that_started_it_is(tmp_path: Path) -> No
     finally:
         if is_there(pid):
             os.kill(pid, signal.SIGKILL)
+
+
+def has_pids(folder: Path) -> bool:
+    """Tell whether a process has been there."""
+    return (folder / "db.pids").exists() and bool(pids(folder))
 
 
 def pids(folder: Path) -> list[int]:

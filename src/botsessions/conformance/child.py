@@ -219,12 +219,11 @@ class _Teller:
         self(fields)
 
 
-async def _work(orders: _Orders, tell: _Teller) -> None:
+async def _work(orders: _Orders, tell: _Teller, may_begin: threading.Event) -> None:
     backend = made_by(orders.make, time.time if takes_clock(orders.make) else None)
     await backend.open()
     tell([])
-    sys.stdin.buffer.readline()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    may_begin.wait()
     if orders.times is not None:
         for call in await work(backend, orders.keys, orders.number, orders.times):
             tell.tell_of(call)
@@ -237,9 +236,12 @@ async def _work(orders: _Orders, tell: _Teller) -> None:
         await append(backend, key, orders.number, calls, rng, tell.tell_of)
 
 
-def _end_with_parent() -> None:
-    """End when there is nobody any more who could end this process."""
-    os.read(0, 1)
+def _listen(may_begin: threading.Event) -> None:
+    """Let the work begin when told; end when nobody is there to end this process."""
+    # Not by sys.stdin: Python could not end while somebody reads it.
+    if os.read(0, len(_GO)):
+        may_begin.set()
+        os.read(0, 1)
     os._exit(1)
 
 
@@ -251,8 +253,11 @@ def main() -> int:
     except Exception as exc:  # noqa: BLE001 - whatever it is, it cannot be had here
         tell(described(exc))
         return _CANNOT_RECEIVE
+    may_begin = threading.Event()
+    # Whatever the backend hangs in.
+    threading.Thread(target=_listen, args=[may_begin], daemon=True).start()
     try:
-        asyncio.run(_work(orders, tell))
+        asyncio.run(_work(orders, tell, may_begin))
     except BaseException as exc:
         tell(described(exc))
         raise
