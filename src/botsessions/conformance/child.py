@@ -142,7 +142,9 @@ class _Process:
         return await self._process.wait()
 
     async def must_have_ended_with(self, expected: int) -> None:
-        if (code := await self.end()) != expected:
+        code = await self.end()
+        # One that is killed while it fails has failed.
+        if self.error or code != expected:
             how = self.error or f"exit code {code}"
             raise Violation(f"a process ended by itself: {how}")
 
