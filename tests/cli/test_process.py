@@ -244,6 +244,24 @@ def _where(pid: int) -> str:
         return file.read()
 
 
+def test_only_conform_loads_the_conformance_kit(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from botsessions.cli import main\n"
+        "assert main(['stats', '--store', 'sqlite:///new.db']) == 1\n"
+        "print(any(name.startswith('botsessions.conformance') for name in sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "False\n"
+
+
 @pytest.mark.parametrize("missing", ["typer", "rich"])
 def test_without_its_extra_the_command_says_what_to_install(
     tmp_path: Path, missing: str

@@ -8,12 +8,12 @@ import subprocess
 import sys
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import botsessions as bs
-from botsessions.conformance import CHECKS, Result, Status, check_backend
+from botsessions.conformance import CHECKS, Check, Result, Status, check_backend
 from tests.cli.tool import ROOT
 
 if TYPE_CHECKING:
@@ -106,6 +106,97 @@ def test_a_check_that_does_not_exist_is_an_error() -> None:
         check_backend(bs.MemoryBackend, only=["flies"])
 
 
+def test_a_name_may_be_written_as_words_and_is_guessed_at() -> None:
+    [result] = check_backend(bs.MemoryBackend, only=["an empty batch is fine"]).results
+    assert result.name == "an_empty_batch_is_fine"
+    assert result.title == "an empty batch is fine"
+    with pytest.raises(ValueError, match="did you mean an_empty_batch_is_fine"):
+        check_backend(bs.MemoryBackend, only=["an_emty_batch_is_fine"])
+
+
+def test_no_checks_prove_nothing() -> None:
+    with pytest.raises(ValueError, match="only is empty"):
+        check_backend(bs.MemoryBackend, only=[])
+    with pytest.raises(TypeError, match="write only="):
+        check_backend(bs.MemoryBackend, only="an_empty_batch_is_fine")
+
+
+async def coroutine() -> bs.Backend:
+    """Make what must be awaited."""
+    return bs.MemoryBackend()
+
+
+def half_a_backend() -> Any:
+    """Make something that cannot commit, and has no number of batches."""
+    names = ("open", "aclose", "load")
+    methods = {name: getattr(bs.MemoryBackend, name) for name in names}
+    return type("Half", (), methods)()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (3, "make is 3: it must be a function"),
+        (bs.MemoryBackend(), "make is <botsessions.*it must be a function"),
+        (lambda: None, "returned None, and no backend"),
+        (coroutine, "returned an awaitable: it must be a plain function"),
+        (half_a_backend, "returned Half, which has no concurrent_batches, commit"),
+    ],
+    ids=["number", "backend", "None", "coroutine", "half"],
+)
+def test_what_makes_no_backend_is_told_so(make: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        check_backend(make)
+    [first, *_] = CHECKS
+    result = first.run(make)
+    assert result.status is Status.FAILED
+    assert re.search(message, result.message)
+
+
+class HasSetClock(bs.MemoryBackend):
+    """A backend whose clock its own tests can set; the kit is given its class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def set_clock(self, seconds: float) -> None:
+        raise AssertionError(seconds)
+
+
+def test_a_method_of_the_backends_is_not_one_of_make() -> None:
+    report = check_backend(
+        HasSetClock, only=["an_empty_batch_is_fine", "a_clock_set_back_loses_nothing"]
+    )
+    passed, lacking = report.results
+    assert passed.status is Status.PASSED, str(passed)
+    assert lacking.status is Status.NOT_SUPPORTED
+    assert "no set_clock(seconds) of its own" in lacking.message
+
+
+def test_a_clock_that_must_be_awaited_is_an_error() -> None:
+    class Make:
+        def __call__(self) -> bs.Backend:
+            return bs.MemoryBackend()
+
+        async def set_clock(self, seconds: float) -> None:
+            raise AssertionError(seconds)
+
+    with pytest.raises(TypeError, match="it is not awaited"):
+        check_backend(Make())
+
+
+def test_steps_that_are_left_out_are_counted() -> None:
+    async def many(subject: Any) -> None:
+        watched = await subject.open()
+        for _ in range(20):
+            await watched.load("key")
+        raise AssertionError
+
+    result = Check("many", "none", "Many steps.", many).run(TwoMethods)
+    assert result.steps[0] == "… 16 steps before these"
+    assert len(result.steps) == 25
+
+
 def test_a_backend_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
     make = partial(bs.SQLiteBackend, tmp_path / "no" / "such" / "folder.db")
     with pytest.raises(bs.BackendUnavailableError, match="does not exist"):
@@ -150,6 +241,28 @@ def test_under_pytest_each_check_is_a_case(tmp_path: Path) -> None:
     assert sum(int(count) for count, _ in counts) == len(NAMES)
 
 
+class Misspelt(bs.MemoryBackend):
+    """Asks a dict for what it does not have."""
+
+    async def load(self, keys: Sequence[str]) -> bs.Loaded:
+        there: dict[str, bs.Loaded] = {}
+        return there["column"]
+
+
+def test_under_pytest_the_line_that_raised_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "test_mine.py").write_text(
+        "from tests.conformance.test_kit import Misspelt\n"
+        "def test_mine(conformance_check):\n"
+        "    conformance_check(Misspelt)\n"
+    )
+    result = run(
+        "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ".", "test_mine.py",
+        f"--override-ini=pythonpath={ROOT}", "-k", "a_missing_key_has", cwd=tmp_path,
+    )  # fmt: skip
+    assert "it raised KeyError: 'column' (test_kit.py, line" in result.stdout
+    assert 'return there["column"]' in result.stdout
+
+
 def test_the_command_prints_a_table_and_fails_when_a_check_does(tmp_path: Path) -> None:
     factory = "tests.conformance.test_kit:Unconditional"
     chosen = [
@@ -164,6 +277,7 @@ def test_the_command_prints_a_table_and_fails_when_a_check_does(tmp_path: Path) 
     assert "1 passed, 0 not supported, 1 failed" in result.stdout
     as_json = run("botsessions.cli", "conform", factory, *chosen, "--json", cwd=ROOT)
     results = json.loads(as_json.stdout)
+    assert all("error" not in result for result in results)
     assert {r["name"]: r["status"] for r in results} == {
         "an_empty_batch_is_fine": "passed",
         "each_write_compares_the_token": "failed",

@@ -1,16 +1,17 @@
 """The commands: what each takes, does, and prints.
 
-Each is a coroutine that returns its exit code (None for 0); ``run`` carries it out and
-turns its failures into one line. ``options`` has what they share, ``sessions`` and
+Each is a coroutine that returns its exit code (None for 0), or returns a function that
+does, if it is to block without an event loop; ``run`` carries it out and turns its
+failures into one line. ``options`` has what they share, ``sessions`` and
 ``replay``, ``jsonl`` and ``transfer`` do the work, ``reports`` and ``output`` print.
 """
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 import random
+from collections.abc import Callable  # noqa: TC003 - typer reads what is returned
 from functools import partial
 from typing import Annotated
 
@@ -18,13 +19,12 @@ import typer
 
 import botsessions
 from botsessions import transfer
+from botsessions.blame import described
 from botsessions.cli import json_form, jsonl, options, output, reports, sessions
-from botsessions.cli.handlers import described
 from botsessions.cli.imports import commands
 from botsessions.cli.replay import Replay
 from botsessions.cli.routing import Outcome
 from botsessions.cli.source import Source, interruptible, standard_input
-from botsessions.conformance import CHECKS, Result, check_backend
 from botsessions.errors import SessionError
 
 # A replay has much under way at once, and its handler may be slow.
@@ -242,25 +242,34 @@ async def import_(
 
 
 @app.command()
-async def conform(
+def conform(
     factory: options.Factory,
     *,
     only: options.Only = None,
     timelines: options.Timelines = None,
     json: options.Json = False,
-) -> int:
+) -> Callable[[], int]:
     """Check that a backend keeps the contract, and show what it gets wrong."""
-    chosen = len(only) if only else len(CHECKS)
+    return partial(_conform, factory, only, timelines, json=json)
+
+
+def _conform(
+    factory: options.Factory,
+    only: options.Only,
+    timelines: options.Timelines,
+    *,
+    json: options.Json,
+) -> int:
+    # Not before: whoever has no use for the kit does not pay for it.
+    from botsessions.conformance import CHECKS, check_backend  # noqa: PLC0415
+
     done = itertools.count(1)
-    with output.progress(chosen) as show:
-
-        def count(result: Result) -> None:
-            show(result.name.replace("_", " "), next(done))
-
+    with output.progress(len(only or CHECKS)) as show:
         try:
-            # In a thread, since the checks run event loops of their own.
-            report = await asyncio.to_thread(
-                check_backend, factory, only=only or None, on_result=count
+            report = check_backend(
+                factory,
+                only=only or None,
+                on_result=lambda result: show(result.title, next(done)),
             )
         except SessionError:
             raise

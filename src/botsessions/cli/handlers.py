@@ -9,11 +9,12 @@ from __future__ import annotations
 import inspect
 import operator
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from botsessions.blame import described
 
 Session = dict[Any, Any]
 Update = dict[str, Any]
@@ -46,24 +47,3 @@ def imported(reference: str) -> Any:
         return operator.attrgetter(name)(import_module(module))
     except (Exception, SystemExit) as exc:  # the module is the user's
         raise ValueError(f"{reference}: {described(exc)}") from exc
-
-
-def described(exc: BaseException) -> str:
-    """Say what the user's code raised, and where: ``KeyError: 'x' (bot.py, line 12)``.
-
-    It is the innermost line of the user's own, not one of a library that it called.
-    """
-    not_theirs = sys.stdlib_module_names | {"botsessions"}
-    places = []
-    for frame, number in traceback.walk_tb(exc.__traceback__):
-        package = frame.f_globals.get("__name__", "").partition(".")[0]
-        file = Path(frame.f_code.co_filename)
-        # What a dataclass generates has no file.
-        if package not in not_theirs and not file.name.startswith("<"):
-            places.append((file, number))
-    # The first is the handler, which may be installed like a library itself.
-    installed = {"site-packages", "dist-packages"}
-    own = [place for place in places if installed.isdisjoint(place[0].parts)]
-    where = [f" ({file.name}, line {number})" for file, number in own or places[:1]]
-    what = ": ".join(filter(None, [type(exc).__name__, str(exc)]))
-    return what + "".join(where[-1:])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import unquote, urlsplit
@@ -17,7 +16,6 @@ import typer
 from botsessions import MemoryBackend, SessionKey, SessionStore, open_store
 from botsessions.backends import urls
 from botsessions.cli import handlers
-from botsessions.conformance import CHECKS
 from botsessions.errors import InvalidKeyError
 from botsessions.transfer.side import Side
 
@@ -165,13 +163,13 @@ def _factory(reference: str) -> Callable[..., Backend]:
 
 
 def _check(name: str) -> str:
-    names = [check.name for check in CHECKS]
-    meant = name.replace(" ", "_")
-    if meant not in names:
-        close = get_close_matches(meant, names)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise typer.BadParameter(f"there is no check {name}{hint}")
-    return meant
+    # Not before: whoever has no use for the kit does not pay for it.
+    from botsessions.conformance.run import named  # noqa: PLC0415
+
+    try:
+        return named(name).name
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
 
 
 Url = Annotated[

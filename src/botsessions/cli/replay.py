@@ -16,7 +16,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from botsessions.cli.handlers import described
+from botsessions.blame import described
 from botsessions.cli.journal import MARKER, Journal, Prefix, bare, with_markers_of
 from botsessions.cli.routing import Outcome, Result, Step, route
 from botsessions.cli.sessions import explained

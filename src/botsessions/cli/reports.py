@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from botsessions.cli.replay import Summary
     from botsessions.cli.sessions import Entry, Statistics
     from botsessions.conformance import Report
+    from botsessions.conformance import Result as CheckResult
     from botsessions.keys import SessionKey
     from botsessions.transfer import Summary as CopySummary
 
@@ -338,16 +339,21 @@ def _brief(session: dict[Any, Any] | CorruptRecordError) -> str:
 def conformance(report: Report, *, json: bool) -> None:
     """Report what came of the checks of a backend: a row for each, and a line below."""
     if json:
-        output.document([dataclasses.asdict(result) for result in report.results])
+        output.document([_told(result) for result in report.results])
         return
     rows = []
     for result in report.results:
-        demand = result.name.replace("_", " ")
-        rows.append([result.group, demand, result.status.value, result.message])
+        status = result.status.value
+        rows.append([result.group, result.title, status, result.message])
         rows += [["", "", "", f"  {step}"] for step in result.steps]
     output.table(["of", "check", "result", ""], rows)
-    counts = report.counts().items()
-    output.line(", ".join(f"{count} {status}" for status, count in counts))
+    output.line(report.summary)
+
+
+def _told(result: CheckResult) -> dict[str, Any]:
+    """Return all of a result but the exception itself, which JSON cannot hold."""
+    names = [field.name for field in dataclasses.fields(result)]
+    return {name: getattr(result, name) for name in names if name != "error"}
 
 
 def draw(report: Report, directory: Path) -> None:

@@ -9,10 +9,10 @@ pytest each check as a case of its own, by the fixture ``conformance_check`` (se
 ``pytest_plugin``). Abilities are found by protocol: what a backend cannot do is not
 supported, and no failure.
 
-Rooms: ``checks`` asks, working with a ``subject``; ``run`` carries the checks out and
-makes ``results``. ``workers``, some in a ``child`` process, make histories of calls
-that overlap; ``histories`` judges them and, for ``witness``, draws the few calls that
-show what is wrong.
+Rooms: ``checks`` asks, working with a ``subject``; ``run`` carries the checks out, each
+as an ``attempt``, and makes ``results``. ``workers``, some in a ``child`` process, make
+histories of calls that overlap; ``histories`` judges them and, for ``witness``, draws
+the few calls that show what is wrong.
 """
 
 from botsessions.conformance.histories.counters import check_counter

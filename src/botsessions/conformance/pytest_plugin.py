@@ -6,9 +6,8 @@ fixture ``conformance_check`` is run once for each check, and calls it with ``ma
     def test_my_backend(conformance_check, tmp_path):
         conformance_check(lambda: MyBackend(tmp_path / "test.db"))
 
-A failed check fails the test with the shortest history that shows it; one that the
-backend does not support is skipped. The test must be a plain function: each check runs
-an event loop of its own.
+A failed check fails the test and says what led to it; one that the backend does not
+support is skipped. Each check runs on a thread and an event loop of its own.
 """
 
 from __future__ import annotations
@@ -42,12 +41,17 @@ def conformance_check(request: pytest.FixtureRequest) -> Callable[[Make], None]:
     check: Check = request.param
 
     def carry_out(make: Make) -> None:
+        __tracebackhide__ = True
         from botsessions.conformance.results import Status  # noqa: PLC0415
 
         result = check.run(make)
         if result.status is Status.NOT_SUPPORTED:
             pytest.skip(result.message)
         if result.status is Status.FAILED:
-            pytest.fail(str(result), pytrace=False)
+            # With a traceback only if that of the backend's error comes with it.
+            failed = pytest.fail.Exception(
+                str(result), pytrace=result.error is not None
+            )
+            raise failed from result.error
 
     return carry_out

@@ -33,8 +33,9 @@ _MARKS = {Status.PASSED: "✓", Status.NOT_SUPPORTED: "-", Status.FAILED: "✗"}
 class Result:
     """What came of one check.
 
-    ``message`` says what is wrong, or which ability is missing; ``steps`` are the lines
-    of the shortest history that shows it. ``seconds`` is how long the check took.
+    ``message`` says what is wrong, or which ability is missing. ``steps`` are what led
+    to it, a line each: the shortest history that shows it where calls overlap, else the
+    last things that the check did; or where it hangs. ``seconds`` is how long it took.
     """
 
     name: str
@@ -47,6 +48,15 @@ class Result:
     seconds: float = 0.0
     drawing: str = ""
     """The history of calls that overlap as a timeline (SVG), if there is one."""
+    error: BaseException | None = dataclasses.field(
+        default=None, repr=False, compare=False
+    )
+    """What the backend raised, with its traceback, if that is what was wrong."""
+
+    @property
+    def title(self) -> str:
+        """Return the name as words."""
+        return self.name.replace("_", " ")
 
     def __str__(self) -> str:
         lines = [f"{self.status}: {self.name}"]
@@ -77,13 +87,16 @@ class Report:
         statuses = [result.status for result in self.results]
         return {status: statuses.count(status) for status in Status}
 
+    @property
+    def summary(self) -> str:
+        """Return the counts as words."""
+        return ", ".join(f"{count} {status}" for status, count in self.counts().items())
+
     def __str__(self) -> str:
         lines = []
         for result in self.results:
-            mark = _MARKS[result.status]
-            lines.append(f"{mark} {result.name.replace('_', ' ')}")
+            lines.append(f"{_MARKS[result.status]} {result.title}")
             if result.message:
                 lines.append(f"    {result.message}")
             lines += [f"      {step}" for step in result.steps]
-        counts = ", ".join(f"{n} {status}" for status, n in self.counts().items())
-        return "\n".join([*lines, counts])
+        return "\n".join([*lines, self.summary])

@@ -13,7 +13,15 @@ import inspect
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Protocol,
+    Self,
+    TypeVar,
+    cast,
+    runtime_checkable,
+)
 
 from botsessions.conformance.histories.history import Violation
 from botsessions.conformance.results import NotSupported
@@ -38,6 +46,8 @@ MINUTE_MS = 60_000
 _PATIENCE = 10.0
 # Seconds by which a write that was acknowledged may be late, for us to notice.
 _LATE = 0.05
+# What the contract asks of every backend (``Backend``).
+_NAMES = ("concurrent_batches", "open", "aclose", "load", "commit")
 
 
 @runtime_checkable
@@ -86,8 +96,7 @@ class Subject:
         self.drawing = ""
         self.prefix = f"conform{rng.getrandbits(40):010x}/"
         self._clock = Clock() if takes_clock(make) else None
-        given: object = make
-        self._setter = given if isinstance(given, SetsClock) else None
+        self._setter = setter_of(make)
         self._set_at = time.time()
         self._first: Backend | None = None
         self._is_shared: bool | None = None
@@ -105,7 +114,7 @@ class Subject:
 
     def made(self) -> Backend:
         """Return a new backend that is not open."""
-        return self.make() if self._clock is None else self.make(clock=self._clock)
+        return made_by(self.make, self._clock)
 
     async def unopened(self) -> Backend:
         """Return an unopened backend over the data of this check.
@@ -206,7 +215,8 @@ class Subject:
             self._clock.stop()
         elif self._setter is None:
             raise NotSupported(
-                "its clock cannot be set: make() takes no clock, and has no set_clock"
+                "its clock cannot be set: make() takes no clock, and make has no "
+                "set_clock(seconds) of its own"
             )
 
     async def pass_time(self, milliseconds: int) -> None:
@@ -423,6 +433,29 @@ def shown(version: Version) -> str:
     return f"{version.counter}·{version.token & 0xFFFF:04x}"
 
 
+def made_by(make: Make, clock: Callable[[], float] | None) -> Backend:
+    """Return a new backend that goes by this clock if it takes one, or TypeError."""
+    if not callable(make):
+        raise TypeError(
+            f"make is {make!r:.60}: it must be a function (or class) that is called "
+            "without arguments and returns a new backend"
+        )
+    backend: object = make() if clock is None else make(clock=clock)
+    if inspect.isawaitable(backend):
+        if inspect.iscoroutine(backend):
+            backend.close()  # or Python warns that nobody has awaited it
+        raise TypeError(
+            "make() returned an awaitable: it must be a plain function; what has to be "
+            "awaited belongs into open()"
+        )
+    if backend is None:
+        raise TypeError("make() returned None, and no backend")
+    if missing := [name for name in _NAMES if not hasattr(backend, name)]:
+        kind = type(backend).__name__
+        raise TypeError(f"make() returned {kind}, which has no {', '.join(missing)}")
+    return cast("Backend", backend)
+
+
 def takes_clock(make: Make) -> bool:
     """Tell whether a backend can be given a clock."""
     try:
@@ -435,3 +468,17 @@ def _sequence(answer: Any, what: str) -> Sequence[Any]:
     if isinstance(answer, Sequence) and not isinstance(answer, str | bytes):
         return answer
     raise Violation(f"{what} {answer!r:.60}, no sequence")
+
+
+def setter_of(make: object) -> SetsClock | None:
+    """Return ``make`` if it can set the clock of what it makes."""
+    if not isinstance(make, SetsClock):
+        return None
+    try:
+        inspect.signature(make.set_clock).bind(0.0)
+    except TypeError:
+        # It is a method of the backends, and their class was given.
+        return None
+    if inspect.iscoroutinefunction(make.set_clock):
+        raise TypeError("make.set_clock must be a plain function: it is not awaited")
+    return make
