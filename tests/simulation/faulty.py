@@ -209,8 +209,7 @@ class FaultyBackend:
                 raise BackendUnavailableError("injected: unavailable")
             case LoadFault.OVERTAKEN:
                 await self._server.requests.behind(*self._others())
-        if self.is_cut_off:
-            await self._get_lost()
+        await self._unless_cut_off()
         await self._arrive(since)
         while readable := self._server.when_readable(keys):
             await readable
@@ -219,13 +218,14 @@ class FaultyBackend:
         if fault is LoadFault.ANSWER_OVERTAKEN:
             await self._server.answers.behind(*self._others())
         await self._travel()
-        if self.is_cut_off:
-            await self._get_lost()
+        await self._unless_cut_off()
         self._server.answers.passes()
         return self._spoil(loaded, fault)
 
-    async def _get_lost(self) -> None:
-        """While a process is cut off nothing goes there, or back."""
+    async def _unless_cut_off(self) -> None:
+        """Go on; while a process is cut off nothing goes there, or back."""
+        if not self.is_cut_off:
+            return
         if self._rng.random() < self.faults.silence:
             await self._wait_for_ever()
         raise ConnectionResetError("injected: cut off")
@@ -375,8 +375,7 @@ class FaultyBackend:
             answer = await self._commit_each(writes, trip)
         else:
             answer = await self._send(writes, trip, fault)
-        if self.is_cut_off:
-            await self._get_lost()
+        await self._unless_cut_off()
         return answer
 
     async def _commit_each(
