@@ -65,7 +65,7 @@ async def until(condition: Callable[[], bool], pause: float = 0.001) -> None:
     [
         pytest.param(*(Way.REQUEST, proxy.CUT_BEFORE, ""), id="the request is lost"),
         pytest.param(*(Way.REQUEST, Deed(30, Then.CUT), ""), id="a part of it arrives"),
-        pytest.param(Way.REQUEST, proxy.CUT_BEHIND, "yes", id="the answer is lost"),
+        pytest.param(Way.REQUEST, proxy.CUT_BEHIND, "soon", id="the answer is lost"),
         pytest.param(Way.REPLY, proxy.CUT_BEFORE, "yes", id="the answer is cut off"),
         pytest.param(Way.REPLY, Deed(5, Then.CUT), "yes", id="a part comes back"),
         pytest.param(Way.REPLY, Deed(9, Then.CUT), "yes", id="more of it comes back"),
@@ -80,8 +80,11 @@ async def test_a_commit_that_is_cut_off_is_applied_once(
             between.rule = at_commits(way, deed, times)
             assert (await store.update(KEYS[0], count))["n"] == n
             assert (await store.get(KEYS[0]))["n"] == n
-            # One that landed is not sent again.
-            assert between.faults[way, Then.CUT] == n * (1 if lands else times)
+            # One that landed is not sent again. Cut as soon as it has gone out, it may
+            # land after a busy server was asked whether it has.
+            fewest = n * (1 if lands else times)
+            most = n * times if lands == "soon" else fewest
+            assert fewest <= between.faults[way, Then.CUT] <= most
 
 
 @pytest.mark.parametrize("way", Way)

@@ -98,6 +98,7 @@ def declared() -> dict[str, list[str]]:
         "check": cli + plain["test"] + plain["bench"] + plain["check"],
         "bench": runtime + plain["bench"],
         "build": PYPROJECT["build-system"]["requires"],
+        "pip": plain["pip"],
         "lock": plain["lock"],
         "audit": plain["audit"],
         "oldest": runtime + plain["oldest"],

@@ -12,7 +12,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -31,7 +31,7 @@ from botsessions.store import SessionStore
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from botsessions.backend import Backend, Outcome
     from botsessions.keys import SessionKey
@@ -373,14 +373,21 @@ def fresh(
     return Record(version, value, ring_after(before), created_at, expires_at)
 
 
-@asynccontextmanager
-async def opened(backend: Backend) -> AsyncIterator[Backend]:
-    """Open a backend, and close it whatever comes."""
-    await backend.open()
-    try:
-        yield backend
-    finally:
-        await backend.aclose()
+class opened:  # noqa: N801 - it reads like contextlib's own
+    """Open a backend, and close it whatever comes.
+
+    No generator: where a call hangs is looked for from one coroutine to the next.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def __aenter__(self) -> Backend:
+        await self._backend.open()
+        return self._backend
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._backend.aclose()
 
 
 async def within(work: Awaitable[T], what: str) -> T:
