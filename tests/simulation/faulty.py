@@ -209,8 +209,6 @@ class FaultyBackend:
                 raise BackendUnavailableError("injected: unavailable")
             case LoadFault.OVERTAKEN:
                 await self._server.requests.behind(*self._others())
-        if self.is_cut_off:
-            await self._get_lost()
         await self._arrive(since)
         while readable := self._server.when_readable(keys):
             await readable
@@ -256,6 +254,8 @@ class FaultyBackend:
 
     async def _arrive(self, since: int) -> None:
         """Reach the server, unless it is down, or crashed since this was sent."""
+        if self.is_cut_off:
+            await self._get_lost()
         self._server.requests.passes()
         if not self._server.is_up and self._rng.random() < 0.5:
             raise BackendUnavailableError("injected: down")
