@@ -209,7 +209,6 @@ class FaultyBackend:
                 raise BackendUnavailableError("injected: unavailable")
             case LoadFault.OVERTAKEN:
                 await self._server.requests.behind(*self._others())
-        await self._unless_cut_off()
         await self._arrive(since)
         while readable := self._server.when_readable(keys):
             await readable
@@ -218,14 +217,13 @@ class FaultyBackend:
         if fault is LoadFault.ANSWER_OVERTAKEN:
             await self._server.answers.behind(*self._others())
         await self._travel()
-        await self._unless_cut_off()
+        if self.is_cut_off:
+            await self._get_lost()
         self._server.answers.passes()
         return self._spoil(loaded, fault)
 
-    async def _unless_cut_off(self) -> None:
-        """Go on; while a process is cut off nothing goes there, or back."""
-        if not self.is_cut_off:
-            return
+    async def _get_lost(self) -> None:
+        """While a process is cut off nothing goes there, or back."""
         if self._rng.random() < self.faults.silence:
             await self._wait_for_ever()
         raise ConnectionResetError("injected: cut off")
@@ -256,6 +254,8 @@ class FaultyBackend:
 
     async def _arrive(self, since: int) -> None:
         """Reach the server, unless it is down, or crashed since this was sent."""
+        if self.is_cut_off:
+            await self._get_lost()
         self._server.requests.passes()
         if not self._server.is_up and self._rng.random() < 0.5:
             raise BackendUnavailableError("injected: down")
@@ -375,7 +375,8 @@ class FaultyBackend:
             answer = await self._commit_each(writes, trip)
         else:
             answer = await self._send(writes, trip, fault)
-        await self._unless_cut_off()
+        if self.is_cut_off:
+            await self._get_lost()
         return answer
 
     async def _commit_each(
