@@ -160,7 +160,7 @@ class HasOneWriter(Wrong):
         until, holder = leases.get("lease", (0.0, self))
         if holder is not self and holder.users and until > time.monotonic():
             raise BackendError("another has the lease")
-        leases["lease"] = (time.monotonic() + 1, self)
+        leases["lease"] = (time.monotonic() + 10, self)
         return await super().commit(writes)
 
 

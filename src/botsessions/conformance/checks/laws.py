@@ -97,6 +97,10 @@ async def law_3_each_update_is_applied_once(subject: Subject) -> None:
         for turn in range(20)
     ]
     await together(*work)
+    # Those came in few commits, perhaps. Here each has one of its own.
+    for number, store in enumerate(stores):
+        for turn in range(3):
+            await _call(store, number, _KEY, calls, turn)
     for key in keys:
         await _call(stores[0], 0, key, calls, 5)
     for call in calls:
