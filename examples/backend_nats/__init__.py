@@ -111,15 +111,14 @@ class NatsBackend:
             sent = self._js().publish(self._at(write.key), message, headers=header)
             try:
                 stored = (await sent).seq
-                after, last = await self._read(write.key)
+                now, last = await self._read(write.key)
             except self._refused as exc:
                 if getattr(exc, "err_code", None) in WRONG_LAST:
                     continue  # another was faster
                 raise bs.BackendError(f"NATS did not take the record: {exc}") from exc
             except (Error, OSError, bs.BackendError) as exc:
                 raise bs.OutcomeUnknownError(f"stored, in time? {exc!r}") from exc
-            known = tokens(after) if isinstance(after, bs.Record) else []
-            if write.record.version.token in known:
+            if isinstance(now, bs.Record) and write.record.version.token in tokens(now):
                 return True
             if last == stored:
                 return False  # it came at or after its not_after
