@@ -25,10 +25,12 @@ from tests.changes import Load
 from tests.places import new_name
 from tests.servers import proxy
 from tests.servers.nats import NatsServer
+from tests.servers.postgres import free_port
 from tests.servers.proxy import Deed, Proxy, Way
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
     from nats.aio.client import Client
 
@@ -49,7 +51,7 @@ def record(token: int, value: bytes = b"value", before: Record | None = None) ->
 @pytest.fixture
 def bucket() -> KeyValueConfig:
     """Return a bucket that no other test uses."""
-    return KeyValueConfig(new_name(), direct=False)
+    return KeyValueConfig(new_name())
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +171,7 @@ def test_a_message_is_late_from_the_very_millisecond_of_its_end() -> None:
     data = backend_nats._packed(write, before)
     for early, found in ((1, after), (0, before), (-1, before)):
         message = RawStreamMsg(data=data, time=end - timedelta(microseconds=early))
-        assert backend_nats._unpacked(message) == found
+        assert backend_nats._unpacked(message)[0] == found
 
 
 async def test_what_came_too_late_in_between_does_not_make_others_lose(
@@ -216,8 +218,9 @@ async def test_a_write_that_others_follow_at_once_is_told_the_truth(
             last = record(1)
             write = Write("k", None, last, until)
             committing = asyncio.create_task(slow.commit([write]))
-            while (await direct.load(["k"])).records == [None]:
-                pass
+            async with asyncio.timeout(5):
+                while (await direct.load(["k"])).records == [None]:
+                    pass
             for token in range(2, 2 + followers):
                 following = record(token, b"next", last)
                 follower = Write("k", last.version, following, until)
@@ -242,6 +245,7 @@ async def test_a_write_of_which_no_answer_comes_is_unknown(
             write = Write("k", None, record(1), until)
             [outcome] = await backend.commit([write])
             assert isinstance(outcome, bs.OutcomeUnknownError)
+            assert outcome.__cause__ is not None
             assert (await direct.load(["k"])).records == [write.record]
 
 
@@ -284,6 +288,98 @@ async def test_what_is_not_ours_is_left_alone_and_harms_no_other(
             assert (await theirs.get("sessions/chat=3D0")).value == (text or None)
 
 
+@pytest.mark.parametrize("how", ["delete", "purge"])
+async def test_a_session_that_somebody_removes_is_gone_and_may_begin_anew(
+    nats_server: NatsServer, bucket: KeyValueConfig, how: str
+) -> None:
+    backend = NatsBackend(nats_server.url, bucket)
+    async with bs.SessionStore(backend) as store, client(nats_server) as user:
+        theirs = await user.jetstream().key_value(bucket.bucket)
+        for _ in range(2):
+            assert await store.update(KEYS[0], count) == {"n": 1}
+            await getattr(theirs, how)("sessions/chat=3D0")
+            assert await store.get(KEYS[0]) == {}
+            assert [key async for key in store.keys()] == []
+        assert await store.delete_expired() == 1
+
+
+async def test_what_is_not_ours_stops_no_walk_and_no_sweep(
+    nats_server: NatsServer, bucket: KeyValueConfig
+) -> None:
+    backend = NatsBackend(nats_server.url, bucket)
+    async with bs.SessionStore(backend) as store, client(nats_server) as user:
+        await store.put(KEYS[1], {"n": 1})
+        theirs = await user.jetstream().key_value(bucket.bucket)
+        await theirs.put("sessions/chat=3D0", b"text")
+        assert [key async for key in store.keys()] == [KEYS[1]]
+        assert await store.delete_expired() == 0
+        assert (await theirs.get("sessions/chat=3D0")).value == b"text"
+
+
+async def test_a_full_bucket_refuses_for_certain(
+    nats_server: NatsServer, bucket: KeyValueConfig
+) -> None:
+    full = NatsBackend(nats_server.url, bucket.evolve(max_bytes=4000))
+    async with opened(full):
+        until = (await full.load([])).now + MINUTE_MS
+        writes = [Write(f"k{n}", None, record(n, bytes(1000)), until) for n in range(6)]
+        told = await full.commit(writes)
+        assert {type(outcome) for outcome in told} == {bool, bs.BackendError}
+        found = (await full.load([write.key for write in writes])).records
+        assert [outcome is True for outcome in told] == [bool(each) for each in found]
+
+
+async def test_what_nobody_thought_of_is_raised(
+    nats_server: NatsServer, bucket: KeyValueConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store takes it for unknown, with the exception as the cause."""
+    async with opened(NatsBackend(nats_server.url, bucket)) as backend:
+        until = (await backend.load([])).now + MINUTE_MS
+        monkeypatch.setattr(backend_nats, "_packed", lambda *_: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            await backend.commit([Write("k", None, record(1), until)])
+
+
+async def test_a_write_that_others_always_forestall_gives_up(
+    nats_server: NatsServer, bucket: KeyValueConfig
+) -> None:
+    class Slow(NatsBackend):
+        reads = 0
+
+        async def _read(self, key: str) -> Any:
+            self.reads += 1
+            found, last = await super()._read(key)
+            return found, last + 1  # as if another had written since
+
+    async with opened(Slow(nats_server.url, bucket)) as backend:
+        until = (await backend.load([])).now + MINUTE_MS
+        [told] = await backend.commit([Write("k", None, record(1), until)])
+        assert type(told) is bs.BackendError
+        assert (await backend.load(["k"])).records == [None]
+
+
+async def test_sweeps_do_not_read_the_living_again_and_again(
+    nats_server: NatsServer, bucket: KeyValueConfig
+) -> None:
+    class Counting(NatsBackend):
+        reads = 0
+
+        async def _read(self, key: str) -> Any:
+            self.reads += 1
+            return await super()._read(key)
+
+    backend = Counting(nats_server.url, bucket)
+    async with opened(backend):
+        now = (await backend.load([])).now
+        dead = record(1, b"")._replace(expires_at=now - 2 * MINUTE_MS)
+        living = [Write(f"a{n}", None, record(n), now + MINUTE_MS) for n in range(200)]
+        gone = [Write(f"z{n}", None, dead, now + MINUTE_MS) for n in range(50)]
+        assert all(await backend.commit(living + gone))
+        backend.reads = 0
+        assert [await backend.sweep("", 10) for _ in range(6)] == [10] * 5 + [0]
+        assert backend.reads <= 2 * (200 + 50)
+
+
 async def test_a_sweep_leaves_what_was_begun_anew(
     nats_server: NatsServer, bucket: KeyValueConfig
 ) -> None:
@@ -317,18 +413,39 @@ async def test_a_sweep_leaves_what_was_begun_anew(
 # Opening.
 
 
-async def test_a_client_that_was_handed_in_stays_open(
+async def test_any_of_several_servers_will_do(
     nats_server: NatsServer, bucket: KeyValueConfig
 ) -> None:
-    async with client(nats_server) as given:
-        async with bs.SessionStore(NatsBackend(given, bucket)) as store:
-            await store.put(KEYS[0], {"n": 1})
-        async with bs.SessionStore(NatsBackend(given, bucket)) as store:
-            assert await store.get(KEYS[0]) == {"n": 1}
-        assert given.is_connected
-        await given.close()
-        with pytest.raises(bs.BackendUnavailableError):
-            await NatsBackend(given, bucket).open()
+    away = f"nats://127.0.0.1:{free_port()}"
+    async with opened(NatsBackend([away, nats_server.url], bucket)) as backend:
+        assert (await backend.load(["k"])).records == [None]
+
+
+async def test_a_bucket_with_other_settings_is_used_as_it_is(
+    nats_server: NatsServer, bucket: KeyValueConfig
+) -> None:
+    async with client(nats_server) as user:
+        settings = bucket.evolve(direct=True, history=5)
+        await user.jetstream().create_key_value(settings)
+    async with bs.SessionStore(NatsBackend(nats_server.url, bucket)) as store:
+        assert await store.update(KEYS[0], count) == {"n": 1}
+        assert await store.update(KEYS[0], count) == {"n": 2}
+
+
+async def test_a_user_without_rights_is_told_so(tmp_path: Path) -> None:
+    user = {"user": "u", "password": "p", "permissions": {"publish": {"deny": "$JS.>"}}}
+    server = NatsServer(tmp_path, authorization={"users": [user]})
+    try:
+        with pytest.raises(bs.BackendUnavailableError, match="has this user the right"):
+            await NatsBackend(server.url, user="u", password="p").open()  # noqa: S106
+        with pytest.raises(bs.BackendUnavailableError, match="has this user the right"):
+            await NatsBackend(server.url, user="u", password="wrong").open()  # noqa: S106
+    finally:
+        server.stop()
+
+
+async def test_closing_what_is_not_open_does_nothing(nats_server: NatsServer) -> None:
+    await NatsBackend(nats_server.url).aclose()
 
 
 async def test_a_server_that_is_away_is_told_and_may_come_later(
@@ -359,7 +476,7 @@ async def test_a_bucket_that_forgets_is_refused(
 ) -> None:
     async with client(nats_server) as user:
         await user.jetstream().create_key_value(bucket.evolve(ttl=60))
-        with pytest.raises(bs.BackendUnavailableError, match="already in use"):
+        with pytest.raises(bs.BackendUnavailableError, match="with a ttl"):
             await NatsBackend(nats_server.url, bucket).open()
 
 

@@ -7,14 +7,14 @@ import json
 import shutil
 import signal
 import socket
+import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.servers.postgres import PATIENCE, free_port
 from tests.servers.watched import spawn
 
 if TYPE_CHECKING:
-    import subprocess
     from pathlib import Path
 
 SERVER = shutil.which("nats-server")
@@ -25,7 +25,7 @@ _MAX_PAYLOAD = 8 * 1024 * 1024
 class NatsServer:
     """Started at once; ``kill`` and ``start`` again as often as a test likes."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **more: Any) -> None:
         self.port = free_port()
         self._log = directory / "log"
         self._settings = directory / "nats.conf"
@@ -33,6 +33,7 @@ class NatsServer:
             "listen": f"127.0.0.1:{self.port}",
             "max_payload": _MAX_PAYLOAD,
             "jetstream": {"store_dir": str(directory / "data")},
+            **more,
         }
         self._settings.write_text(json.dumps(settings), encoding="utf-8")
         self._process: subprocess.Popen[bytes] | None = None
@@ -48,9 +49,13 @@ class NatsServer:
         command = [SERVER, "-c", str(self._settings), "-l", str(self._log)]
         self._process = spawn(command)
         until = time.monotonic() + PATIENCE
-        while not self._answers():
-            assert time.monotonic() < until, "NATS does not answer"
-            time.sleep(0.02)
+        try:
+            while not self._answers():
+                assert time.monotonic() < until, "NATS does not answer"
+                time.sleep(0.02)
+        except BaseException:
+            self.kill()  # nobody else knows of it
+            raise
 
     def stop(self) -> None:
         """Stop the server in order."""
@@ -68,8 +73,15 @@ class NatsServer:
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(how)
-            self._process.wait(PATIENCE)
-            self._process = None
+            self._process.send_signal(signal.SIGCONT)  # a test may have stopped it
+            try:
+                self._process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+                raise
+            finally:
+                self._process = None
 
     def _answers(self) -> bool:
         assert self._process is not None
