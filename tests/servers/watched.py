@@ -28,10 +28,11 @@ _starting = threading.Lock()
 
 def spawn(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
     """Start a process, as ``subprocess.Popen`` does; it ends with us at the latest."""
-    process = subprocess.Popen(command, **options)
     with _starting:
+        # Before there is anybody to watch: we may be killed at any moment.
         pipe = _watcher().stdin
         assert pipe is not None
+        process = subprocess.Popen(command, **options)
         pipe.write(b"%d\n" % process.pid)
     return process
 

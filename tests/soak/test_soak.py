@@ -407,7 +407,8 @@ def test_a_soak_that_is_ended_leaves_nobody_behind(
                 assert soaking.returncode == 130, said
                 assert "minutes: nothing wrong so far, and not all" in said
                 assert "Traceback" not in said
-                assert list(directory.iterdir()) == []
+                # With a file, tempfile tries the place; that may be interrupted, too.
+                assert [one for one in directory.iterdir() if one.is_dir()] == []
             until = time.monotonic() + 5
             while left := those_in(own):
                 assert time.monotonic() < until, left
