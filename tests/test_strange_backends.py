@@ -144,6 +144,18 @@ foreign_cancellation = pytest.mark.parametrize(
 landed_or_not = pytest.mark.parametrize("landed", [False, True], ids=["lost", "landed"])
 
 
+@pytest.mark.parametrize(
+    ("batches", "error"), [(0, ValueError), (-1, ValueError), ("2", TypeError)]
+)
+def test_a_backend_that_takes_no_batches_is_refused_at_once(
+    batches: Any, error: type[Exception]
+) -> None:
+    backend = OnlyContract(MemoryBackend())
+    backend.concurrent_batches = batches
+    with pytest.raises(error, match="concurrent_batches"):
+        SessionStore(backend)
+
+
 @foreign_cancellation
 @on_virtual_time
 async def test_a_load_that_somebody_else_cancelled_is_a_definite_failure(

@@ -88,6 +88,11 @@ class SessionStore:
                 f"{type(backend).__name__} is no backend; "
                 "give a MemoryBackend(), a SQLiteBackend(path), or use open_store(url)"
             )
+        _check_number(
+            "concurrent_batches of a backend", backend.concurrent_batches, int
+        )
+        if backend.concurrent_batches < 1:
+            raise ValueError("concurrent_batches of a backend must be 1 or more")
         if _NAMESPACE.fullmatch(namespace) is None:
             raise ValueError(
                 f"namespace {namespace[:80]!r}: use 1 to 64 of letters, digits, _ . -"
