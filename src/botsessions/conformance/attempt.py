@@ -47,14 +47,17 @@ def attempt(work: Work, limit: float) -> None:
     """Carry it out, blocking; what it raises is raised here."""
     thread = _Attempt(work, limit)
     thread.start()
+    # Not by ``join``: Python 3.11 takes a thread for ended if Ctrl-C comes meanwhile.
     try:
-        thread.join(limit + _GRACE)
+        is_over = thread.over.wait(limit + _GRACE)
     except KeyboardInterrupt:
         thread.stop()
-        thread.join(_GRACE)
+        if thread.over.wait(_GRACE):
+            thread.join()
         raise
-    if thread.is_alive():
+    if not is_over:
         raise thread.left_behind()
+    thread.join()
     if thread.error is not None:
         raise thread.error
 
@@ -63,6 +66,7 @@ class _Attempt(threading.Thread):
     def __init__(self, work: Work, limit: float) -> None:
         # A daemon: it must not keep the interpreter from ending.
         super().__init__(name=_NAME, daemon=True)
+        self.over = threading.Event()
         self.error: BaseException | None = None
         self._work = work
         self._limit = limit
@@ -76,6 +80,8 @@ class _Attempt(threading.Thread):
             self._context.run(asyncio.run, self._within_limit())
         except BaseException as exc:  # noqa: BLE001 - it is the caller's
             self.error = exc
+        finally:
+            self.over.set()
 
     async def _within_limit(self) -> None:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
