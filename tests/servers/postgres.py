@@ -193,7 +193,10 @@ class PostgresServer:
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self._programs / program), *arguments]
-        subprocess.run(command, user=self.user, check=True, capture_output=True)
+        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        with spawn(command, user=self.user, **output) as running:
+            said, _ = running.communicate()
+        assert running.returncode == 0, said
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:
