@@ -12,10 +12,10 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _ROOT = Path(__file__).parents[2]
 # Set, a cancellation test interrupts at this step only, and shows all that happens.
@@ -23,12 +23,12 @@ STEP = "SIMULATION_STEP"
 
 
 @contextlib.contextmanager
-def reproducible(command: str) -> Iterator[None]:
-    """Add a command to whatever fails in here."""
+def reproducible(make: Callable[..., str], *what: Any) -> Iterator[None]:
+    """Add a command, made of this, to whatever fails in here."""
     try:
         yield
     except Exception as failure:
-        failure.add_note(f"to see it happen: {command}")
+        failure.add_note(f"to see it happen: {make(*what)}")
         raise
 
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 LOCKS = "locks"
 # So many seeds of the plans are a slice, with so many of locks, each of which takes as
-# long as some ten; together some seconds.
-_SLICE, _LOCKS = 2 * len(PLANS), 3
+# long as some ten; together a second or two.
+_SLICE, _LOCKS = len(PLANS), 3
 # So many failures tell enough.
 _ENOUGH = 20
 
@@ -120,23 +120,24 @@ def play_slice(begin: int, number: int, mutant: Mutant | None = None) -> Soaked:
         first = begin + number * _SLICE
         for seed in range(first, first + _SLICE):
             plan = plan_of(seed)
-            with _kept(soaked, plan.name, command_of_seed(seed)):
+            with _kept(soaked, plan.name, seed):
                 report.add(soaked.played, {plan.name: play(plan, seed)})
         # These are counted apart, so that all kinds of them come up: they take turns.
         first = begin + number * _LOCKS
         for seed in range(first, first + _LOCKS):
-            with _kept(soaked, LOCKS, command_of_seed(seed, "--locks")):
+            with _kept(soaked, LOCKS, seed, "--locks"):
                 report.add(soaked.played, {LOCKS: locks.play(seed)})
     return soaked
 
 
 @contextlib.contextmanager
-def _kept(soaked: Soaked, plan: str, command: str) -> Iterator[None]:
-    """Keep what fails in here, with its command."""
+def _kept(soaked: Soaked, plan: str, seed: int, *options: str) -> Iterator[None]:
+    """Keep what fails in here, with the command that plays it again."""
     try:
         yield
     except Exception as failure:  # noqa: BLE001 - whatever it is, it is told
         said = "".join(traceback.format_exception_only(failure)).strip()
+        command = command_of_seed(seed, *options)
         soaked.failures.append(f"plan {plan!r}: {said}\nto see it happen: {command}")
 
 

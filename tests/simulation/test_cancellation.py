@@ -143,7 +143,7 @@ def at_every_step(performance: Callable[[int], bool]) -> None:
     """Interrupt each step in turn, until an interruption has nothing to interrupt."""
     only = only_step()
     for step in itertools.count() if only is None else [only]:
-        with reproducible(command_of_step(step)):
+        with reproducible(command_of_step, step):
             if not performance(step):
                 assert step > 0
                 return

@@ -17,7 +17,7 @@ RUNS = 50
 
 @pytest.mark.parametrize("seed", range(RUNS))
 def test_one_holder_at_a_time_whatever_the_network_does(seed: int) -> None:
-    with reproducible(command_of_seed(seed, "--locks")):
+    with reproducible(command_of_seed, seed, "--locks"):
         play(seed)
 
 

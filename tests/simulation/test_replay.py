@@ -64,9 +64,9 @@ def test_the_command_of_a_seed_of_locks_shows_what_was_caught() -> None:
 def test_a_failure_carries_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     test = "tests/simulation/test_cancellation.py::test_it[a hot key-None]"
     monkeypatch.setenv("PYTEST_CURRENT_TEST", f"{test} (call)")
-    again = command_of_step(17)
-    with pytest.raises(AssertionError) as noticed, reproducible(again):
+    with pytest.raises(AssertionError) as noticed, reproducible(command_of_step, 17):
         raise AssertionError("so it is")
+    again = command_of_step(17)
     assert noticed.value.__notes__ == [f"to see it happen: {again}"]
     assert again.startswith(f"{STEP}=17 ")
     assert again.endswith(f"python -m pytest -n 0 '{test}'")

@@ -32,7 +32,7 @@ def test_every_answer_is_true(plan: Plan, counts: Counts) -> None:
     runs = int(os.environ.get("SIMULATION_RUNS", "60"))
     played = Report()
     for seed in seeds_of(plan, runs):
-        with reproducible(command_of_seed(seed)):
+        with reproducible(command_of_seed, seed):
             played.add(play(plan, seed))
     report.add(counts.played, {plan.name: played})
     assert report.shortcomings(plan, played) == []

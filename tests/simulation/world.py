@@ -447,7 +447,7 @@ class World:
             name: self.history.begin(name, Verb.GET, process.name)
             for name in map(str, self.keys)
         }
-        self.log(process.name, "walks")
+        self.log(process.name, "walks", *calls.values())
         found: dict[str, Ids] = {}
         try:
             with process.running():
