@@ -20,7 +20,7 @@ from botsessions.record import GRACE_MS, tokens
 CLOCK, IF_LAST = "$SYS.REQ.ACCOUNT.PING.STATZ", "Nats-Expected-Last-Subject-Sequence"
 NO_MESSAGE, NO_STREAM, WRONG_LAST = 10037, 10059, (10071, 10164)  # its errors
 REFUSED = (BadRequestError, MaxPayloadError, NoStreamResponseError)
-AT_FIRST = {"allow_reconnect": False, "max_reconnect_attempts": 1}
+AT_FIRST = {"allow_reconnect": False, "max_reconnect_attempts": 1, "pending_size": 0}
 BUCKET = Bucket("botsessions")
 Pages = AsyncIterator[bs.Page]
 
@@ -49,7 +49,7 @@ class NatsBackend:
             if config.max_age:
                 raise bs.BackendUnavailableError("a bucket with a ttl forgets sessions")  # noqa: TRY301
         except BaseException:
-            await asyncio.shield(client.close())
+            await asyncio.gather(asyncio.shield(client.close()), return_exceptions=True)
             raise
         self._refused = (*REFUSED, APIError) if config.num_replicas == 1 else REFUSED
         self._clients.setdefault(asyncio.get_running_loop(), []).append(client)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import nats
 import pytest
+from nats.errors import OutboundBufferLimitError
 from nats.js.api import KeyValueConfig, RawStreamMsg
 
 import botsessions as bs
@@ -469,6 +470,32 @@ async def test_a_server_that_is_away_is_told_and_may_come_later(
                 await backend.load(["k"])
         finally:
             await asyncio.to_thread(own_nats.start)
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "error"),
+    [
+        ("nats://127.0.0.1:1,nats://127.0.0.1:2", {}, bs.BackendUnavailableError),
+        ("nats://127.0.0.1:1", {"pasword": "x"}, TypeError),
+    ],
+)
+async def test_what_the_driver_has_against_its_options_is_told(
+    url: str, options: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        await NatsBackend(url, **options).open()
+
+
+async def test_a_connection_that_is_lost_keeps_nothing_for_later(
+    nats_server: NatsServer, bucket: KeyValueConfig
+) -> None:
+    """Not even what is sent between the loss and our next look."""
+    async with opened(NatsBackend(nats_server.url, bucket)) as backend:
+        connection = backend._client()
+        connection._status = connection.RECONNECTING
+        with pytest.raises(OutboundBufferLimitError):
+            await connection.publish("text", b"")
+        connection._status = connection.CONNECTED
 
 
 async def test_a_bucket_that_forgets_is_refused(
