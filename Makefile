@@ -95,23 +95,25 @@ wheel: $(CHECK)/.ready $(PIP)/.ready
 
 # All is tested on the oldest Python. Another one is new to the language and to asyncio, not
 # to servers that fail, to processes, to a day of traffic, or to what is broken on purpose:
-# the newest plays a part of the simulation, and leaves out what ONCE names. What both ends
-# of the range agree on, those between have to do with the laws, the engine and the store.
+# the newest plays a part of the simulation, and leaves out what ONCE names and servers of
+# a kind that it tries already. What both ends of the range agree on, those between have
+# to do with the laws, the engine and the store.
 # Three processes for two cores: the tests of servers that fail wait most of their time.
 ONCE := $(addprefix tests/,redis postgres soak nats security test_network.py test_deploy.py \
     test_codec.py \
     $(addprefix adapters/test_,day.py telebot_bots.py) \
     $(addprefix conformance/test_,kit.py places.py wrong.py) \
-    $(addprefix simulation/test_,locks.py mutants.py replay.py) \
+    $(addprefix simulation/test_,locks.py mutants.py replay.py soak.py) \
     $(addprefix sqlite/test_,kill.py processes.py) \
     $(addprefix cli/test_,process.py copy.py export.py resume.py kill.py))
+NEWEST := $(ONCE:%=--ignore=%) -k "not (Valkey or Sentinels or Cluster)"
 BETWEEN := $(filter-out $(ONCE),$(wildcard tests/test_*.py)) tests/simulation/test_simulation.py \
     -k "not (Postgres or Redis or Valkey)"
 ENDS := $(firstword $(FOUND)) $(lastword $(FOUND))
 $(FOUND:%=tests-%): tests-%: .venv/test/%/.ready
 	@$(if $(filter-out $(MAIN),$*),SIMULATION_RUNS=15) .venv/test/$*/bin/python -m pytest \
 	    --numprocesses 3 --dist worksteal \
-	    $(if $(filter $(ENDS),$*),$(if $(filter-out $(MAIN),$*),$(ONCE:%=--ignore=%)),$(BETWEEN))
+	    $(if $(filter $(ENDS),$*),$(if $(filter-out $(MAIN),$*),$(NEWEST)),$(BETWEEN))
 
 # The tests that aiogram, aiogram_dialog and python-telegram-bot have of their storages,
 # in memory, in a SQLite file, and but for aiogram_dialog's on servers.
@@ -123,13 +125,14 @@ $(PEERS:%=peers-%): peers-%: .venv/peers-%/$(MAIN)/.ready
 
 # The lower bounds in pyproject.toml: the adapters, on all backends and so with all drivers,
 # and of the command line what shows most; not the faults of the frameworks' own storages,
-# which are others there, nor the example without a framework. pyTelegramBotAPI has types before 4.26 as well, and does not say so.
+# which are others there, nor the example without a framework. pyTelegramBotAPI has types
+# before 4.26 as well, and does not say so. Most of it is days of traffic, which wait.
 ADAPTERS := $(filter-out %/test_examples_frameworks.py,$(wildcard tests/adapters/*.py))
 oldest:
 	@$(MAKE) --jobs 2 oldest-tests oldest-types
 
 oldest-tests: $(OLDEST)/.ready
-	@$(OLDEST)/bin/python -m pytest --numprocesses 3 --dist worksteal -k "not their" \
+	@$(OLDEST)/bin/python -m pytest --numprocesses 4 --dist worksteal -k "not their" \
 	    $(filter tests/adapters/test_%,$(ADAPTERS)) tests/cli/test_replay.py
 
 oldest-types: $(OLDEST)/.ready $(CHECK)/.ready

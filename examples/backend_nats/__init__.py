@@ -42,7 +42,7 @@ class NatsBackend:
         try:
             await _told(client.connect(self._servers, **self._options))
             client.options |= {"allow_reconnect": True, "max_reconnect_attempts": -1}
-            js = client.jetstream(timeout=2)
+            js = client.jetstream(timeout=5)
             if await _told(js.stream_info(self._stream), NO_STREAM) is None:
                 await _told(js.create_key_value(self._bucket))
             config = (await _told(js.stream_info(self._stream))).config
@@ -61,7 +61,7 @@ class NatsBackend:
 
     async def load(self, keys: Sequence[str]) -> bs.Loaded:
         """Read the clock, then the records: what is alive was so during this load."""
-        told = json.loads((await _told(self._client().request(CLOCK, timeout=2))).data)
+        told = json.loads((await _told(self._client().request(CLOCK, timeout=5))).data)
         now = _ms(datetime.fromisoformat(told["server"]["time"]))
         found = await asyncio.gather(*map(self._read, keys))
         return bs.Loaded(now, [record for record, _ in found])
@@ -144,7 +144,7 @@ class NatsBackend:
         return clients[0]
 
     def _js(self) -> Any:
-        return self._client().jetstream(timeout=2)
+        return self._client().jetstream(timeout=5)
 
 
 async def _told(answer: Awaitable[Any], none: int = 0) -> Any:
