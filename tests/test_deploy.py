@@ -122,7 +122,8 @@ def test_redis(tmp_path: Path) -> None:
         run(f"redis-cli -p {port} INFO persistence | grep aof_enabled:1", tmp_path)
     finally:
         server.stop()
-        run(f"redis-cli -p {port} SHUTDOWN NOSAVE", tmp_path)
+        # Also while it writes its first append-only file.
+        run(f"redis-cli -p {port} SHUTDOWN NOSAVE FORCE", tmp_path)
 
 
 async def test_a_store_keeps_at_most_three_connections(
