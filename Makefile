@@ -30,9 +30,10 @@ PIP := .venv/pip/$(MAIN)
 AUDIT := .venv/audit/$(MAIN)
 PEERS := aiogram telegram
 
-CHECKS := formatting lint types layers wheel $(FOUND:%=tests-%) peers oldest
+CHECKS := formatting lint types layers wheel $(FOUND:%=tests-%) frameworks
 
-.PHONY: help demo test pythons servers $(CHECKS) $(PEERS:%=peers-%) oldest-tests oldest-types
+.PHONY: help demo test pythons servers $(CHECKS) peers $(PEERS:%=peers-%)
+.PHONY: oldest oldest-tests oldest-types
 .PHONY: bench soak mutants lock audit format clean
 
 help: ## list the targets
@@ -96,24 +97,30 @@ wheel: $(CHECK)/.ready $(PIP)/.ready
 # All is tested on the oldest Python. Another one is new to the language and to asyncio, not
 # to servers that fail, to processes, to a day of traffic, or to what is broken on purpose:
 # the newest plays a part of the simulation, and leaves out what ONCE names and servers of
-# a kind that it tries already. What both ends of the range agree on, those between have
-# to do with the laws, the engine and the store.
+# a kind that it tries already. What both ends of the range agree on needs no third: those
+# between have to do with the laws, the engine and the store.
 # Three processes for two cores: the tests of servers that fail wait most of their time.
 ONCE := $(addprefix tests/,redis postgres soak nats security test_network.py test_deploy.py \
     test_codec.py \
     $(addprefix adapters/test_,day.py telebot_bots.py) \
-    $(addprefix conformance/test_,kit.py places.py wrong.py) \
+    $(addprefix conformance/test_,attempt.py child.py kit.py places.py wrong.py) \
     $(addprefix simulation/test_,locks.py mutants.py replay.py soak.py) \
     $(addprefix sqlite/test_,kill.py processes.py) \
     $(addprefix cli/test_,process.py copy.py export.py resume.py kill.py))
-NEWEST := $(ONCE:%=--ignore=%) -k "not (Valkey or Sentinels or Cluster)"
-BETWEEN := $(filter-out $(ONCE),$(wildcard tests/test_*.py)) tests/simulation/test_simulation.py \
+NEWEST := $(ONCE:%=--ignore=%) -k "not (Valkey or Sentinels or Cluster)" \
+    --deselect=tests/simulation/test_cancellation.py::test_the_engine_is_cancelled
+BETWEEN := $(addprefix tests/test_,batches.py inline.py laws.py lock.py rules.py \
+    strange_backends.py sync_laws.py sync_store.py) tests/simulation/test_simulation.py \
     -k "not (Postgres or Redis or Valkey)"
 ENDS := $(firstword $(FOUND)) $(lastword $(FOUND))
 $(FOUND:%=tests-%): tests-%: .venv/test/%/.ready
 	@$(if $(filter-out $(MAIN),$*),SIMULATION_RUNS=15) .venv/test/$*/bin/python -m pytest \
 	    --numprocesses 3 --dist worksteal \
 	    $(if $(filter $(ENDS),$*),$(if $(filter-out $(MAIN),$*),$(NEWEST)),$(BETWEEN))
+
+# Together: each of them waits a good deal.
+frameworks:
+	@$(MAKE) --jobs 2 --keep-going --output-sync=line peers oldest
 
 # The tests that aiogram, aiogram_dialog and python-telegram-bot have of their storages,
 # in memory, in a SQLite file, and but for aiogram_dialog's on servers.

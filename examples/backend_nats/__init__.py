@@ -47,7 +47,7 @@ class NatsBackend:
                 await _told(js.create_key_value(self._bucket))
             config = (await _told(js.stream_info(self._stream))).config
             if config.max_age:
-                raise bs.BackendUnavailableError("a bucket with a ttl forgets sessions")  # noqa: TRY301
+                raise bs.BackendUnavailableError("a bucket with a ttl forgets sessions")  # noqa: TRY301 - to be closed
         except BaseException:
             await asyncio.gather(asyncio.shield(client.close()), return_exceptions=True)
             raise

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 import botsessions as bs
-from botsessions.conformance import Outcome, Status, Verb, check_backend, child
+from botsessions.conformance import (
+    Outcome,
+    Status,
+    Verb,
+    check_backend,
+    child,
+    subject,
+)
 from tests.cli.tool import ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -168,9 +175,9 @@ def test_a_kill_waits_for_what_was_acknowledged(tmp_path: Path) -> None:
 def test_a_process_for_which_nothing_lands_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child, "_PATIENCE", 1.0)
+    monkeypatch.setattr(subject, "_PATIENCE", 1.0)
     result = result_of(LandsNever, KILL, tmp_path)
-    assert result.message == "a process appends for 1 s, and nothing lands"
+    assert result.message == "no answer for 1 s: a process appends, and nothing lands"
 
 
 def test_a_process_is_gone_when_its_check_is(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import datetime as dt
 import random
@@ -23,6 +24,8 @@ from tests.soak.rounds import Plan, soak
 from tests.soak.summary import is_wrong, markdown, missing, run_of, verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.soak.summary import Run
 
 # What a shell says of who was ended by a Ctrl-C.
@@ -98,9 +101,9 @@ def _soak(name: str, plan: Plan, seconds: float, report: _Report) -> None:
     figures = report.figures[name] = Figures()
     # Servers that run as a user of their own must get there; those that did not start
     # as they should may still be there.
-    with tempfile.TemporaryDirectory(
-        prefix="soak-", ignore_cleanup_errors=True
-    ) as directory:
+    with _uninterrupted():  # or it would be there, and nobody's to remove
+        own = tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True)
+    with own as directory:
         path = Path(directory)
         path.chmod(0o755)
         place = PLACES[name](path)
@@ -109,6 +112,16 @@ def _soak(name: str, plan: Plan, seconds: float, report: _Report) -> None:
         except Exception:  # noqa: BLE001 - whatever it is, it is reported
             figures.break_off(traceback.format_exc())
             report.tell(f"{name}: broken off")
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let signals wait until this is over."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _wanted(

@@ -23,11 +23,10 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from botsessions.blame import described
+from botsessions.conformance import workers
 from botsessions.conformance.histories.history import Call, Outcome, Verb, Violation
 from botsessions.conformance.results import NotSupported
-from botsessions.conformance.subject import made_by, takes_clock
-from botsessions.conformance.workers import append
-from botsessions.conformance.workers import append_in_turn as work
+from botsessions.conformance.subject import made_by, takes_clock, within
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
 
 # What the process ends with if it could not read its orders.
 _CANNOT_RECEIVE = 3
-# Seconds in which something must land.
-_PATIENCE = 10.0
 # Lets a process begin that has made its backend.
 _GO = b"go\n"
 _PROGRAM = "import botsessions.conformance.child as child, sys; sys.exit(child.main())"
@@ -79,12 +76,8 @@ async def hammer(
     """
     async with _started(_Orders(make, keys, number, None)) as process:
         process.write(_GO)
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                calls = await process.calls_until_one_landed()
-        except TimeoutError:
-            said = f"a process appends for {_PATIENCE:g} s, and nothing lands"
-            raise Violation(said) from None
+        landed = process.calls_until_one_landed()
+        calls = await within(landed, "a process appends, and nothing lands")
         await asyncio.sleep(seconds)
         process.kill()
         calls += await process.all_calls()
@@ -227,15 +220,18 @@ async def _work(orders: _Orders, tell: _Teller, may_begin: threading.Event) -> N
     tell([])
     may_begin.wait()
     if orders.times is not None:
-        for call in await work(backend, orders.keys, orders.number, orders.times):
+        calls = await workers.append_in_turn(
+            backend, orders.keys, orders.number, orders.times
+        )
+        for call in calls:
             tell.tell_of(call)
         await backend.aclose()
         return
-    calls: list[Call] = []
+    calls = []
     rng = random.Random(orders.number)
     for turn in itertools.count():
         key = orders.keys[turn % len(orders.keys)]
-        await append(backend, key, orders.number, calls, rng, tell.tell_of)
+        await workers.append(backend, key, orders.number, calls, rng, tell.tell_of)
 
 
 def _listen(may_begin: threading.Event) -> None:

@@ -6,14 +6,20 @@ nobody else notices. Neighbours: ``sqlite``, ``postgres`` and ``redis``, which u
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from tests.soak.places.base import BehindProxy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import random
+    from collections.abc import Collection, Iterator, Mapping
+
+    from tests.soak.places.base import Bots, Fault
 
 SLOW, FULL = "the disk is slow", "the disk is full"
 _SOURCE = Path(__file__).with_name("disk.c")
@@ -55,3 +61,33 @@ class Disk:
             yield
         finally:
             file.unlink()
+
+
+class _Server(Protocol):
+    def revive(self) -> None: ...
+
+
+class OnADisk(BehindProxy):
+    """A place with one server, whose disk can be faulty as well."""
+
+    _disk: Disk
+    _server: _Server
+
+    def impossible(self) -> Collection[str]:
+        return () if self._disk.is_ours else (SLOW, FULL)
+
+    async def _slow(self, rng: random.Random, bots: Bots) -> None:
+        with self._disk.slow(rng.randint(5, 60)):
+            await asyncio.sleep(rng.uniform(0.5, 3.0))
+
+    async def _fill(self, rng: random.Random, bots: Bots) -> None:
+        """Redis ends at the first change that it cannot flush, PostgreSQL may end."""
+        with self._disk.full():
+            await asyncio.sleep(rng.uniform(0.3, 2.0))
+        await asyncio.to_thread(self._server.revive)
+
+    faults: ClassVar[Mapping[str, Fault]] = {
+        **BehindProxy.faults,
+        SLOW: _slow,
+        FULL: _fill,
+    }

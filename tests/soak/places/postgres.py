@@ -7,12 +7,11 @@ import signal
 from typing import TYPE_CHECKING, ClassVar
 
 from tests.servers.postgres import PostgresServer, directory_of, programs
-from tests.soak.places.base import BehindProxy
-from tests.soak.places.disk import FULL, SLOW, Disk
+from tests.soak.places.disk import Disk, OnADisk
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
     from tests.soak.places.base import Bots, Fault
 
@@ -21,9 +20,10 @@ _CUT = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {_OURS}"
 _DEADLOCKS = "SELECT sum(deadlocks) FROM pg_stat_database"
 
 
-class Postgres(BehindProxy):
+class Postgres(OnADisk):
     """One server with its own settings, flushing each commit to the disk."""
 
+    _server: PostgresServer
     name = "postgres"
     lacks = None if programs() else "PostgreSQL (apt-get install postgresql)"
 
@@ -81,24 +81,9 @@ class Postgres(BehindProxy):
     async def _terminate(self, rng: random.Random, bots: Bots) -> None:
         await asyncio.to_thread(self._server.execute, _CUT)
 
-    async def _slow(self, rng: random.Random, bots: Bots) -> None:
-        with self._disk.slow(rng.randint(5, 60)):
-            await asyncio.sleep(rng.uniform(0.5, 3.0))
-
-    async def _fill(self, rng: random.Random, bots: Bots) -> None:
-        """It refuses what needs room; when its journal does, it ends."""
-        with self._disk.full():
-            await asyncio.sleep(rng.uniform(0.3, 2.0))
-        await asyncio.to_thread(self._server.revive)
-
     faults: ClassVar[Mapping[str, Fault]] = {
-        **BehindProxy.faults,
+        **OnADisk.faults,
         "the server is killed": _kill,
         "the server stands still": _freeze,
         "the server ends connections": _terminate,
-        SLOW: _slow,
-        FULL: _fill,
     }
-
-    def impossible(self) -> Collection[str]:
-        return () if self._disk.is_ours else (SLOW, FULL)

@@ -23,12 +23,12 @@ from tests.servers.redis import (
     RedisSentinels,
     RedisServer,
 )
-from tests.soak.places.base import BehindProxy, Place, patiently
-from tests.soak.places.disk import FULL, SLOW, Disk
+from tests.soak.places.base import Place, patiently
+from tests.soak.places.disk import Disk, OnADisk
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from tests.soak.places.base import Bots, Fault
 
@@ -39,9 +39,10 @@ _NEEDED = "Redis (apt-get install redis-server redis-sentinel)"
 _LACKING = None if SERVER and SENTINEL else _NEEDED
 
 
-class Redis(BehindProxy):
+class Redis(OnADisk):
     """One server."""
 
+    _server: RedisServer
     name = "redis"
     lacks = _LACKING
 
@@ -84,28 +85,13 @@ class Redis(BehindProxy):
     async def _forget_scripts(self, rng: random.Random, bots: Bots) -> None:
         await asyncio.to_thread(self._server.execute, "SCRIPT", "FLUSH")
 
-    async def _slow(self, rng: random.Random, bots: Bots) -> None:
-        with self._disk.slow(rng.randint(5, 60)):
-            await asyncio.sleep(rng.uniform(0.5, 3.0))
-
-    async def _fill(self, rng: random.Random, bots: Bots) -> None:
-        """It ends at the first change that it cannot flush."""
-        with self._disk.full():
-            await asyncio.sleep(rng.uniform(0.3, 2.0))
-        await asyncio.to_thread(self._server.revive)
-
     faults: ClassVar[Mapping[str, Fault]] = {
-        **BehindProxy.faults,
+        **OnADisk.faults,
         "the server is killed": _kill,
         "the server stands still": _freeze,
         "the server ends connections": _end_connections,
         "the server forgets scripts": _forget_scripts,
-        SLOW: _slow,
-        FULL: _fill,
     }
-
-    def impossible(self) -> Collection[str]:
-        return () if self._disk.is_ours else (SLOW, FULL)
 
 
 class Sentinels(Place):

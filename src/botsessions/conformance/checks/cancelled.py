@@ -107,7 +107,7 @@ async def a_cancelled_open_leaves_nothing_open(subject: Subject) -> None:
 
     async def cancel(at: int, moment: Moment, count: int) -> bool:
         reached = False
-        backends = [backend] if count == 1 else [subject.made() for _ in range(count)]
+        backends = _several(subject, backend, count)
         told = await together(
             *(cancelled_at(at, partial(_opened, one), moment) for one in backends)
         )
@@ -115,8 +115,7 @@ async def a_cancelled_open_leaves_nothing_open(subject: Subject) -> None:
             reached |= got_there
             if is_open:
                 await within(one.aclose(), "it does not close")
-        next_one = partial(look, backend, subject.key())
-        await _usable(next_one, "the next open, load and close wait")
+        await _can_be_opened(subject, backend)
         return reached
 
     await look(backend, subject.key())
@@ -133,11 +132,10 @@ async def a_cancelled_close_leaves_nothing_open(subject: Subject) -> None:
         await together(*(one.load([subject.key()]) for _ in range(3)))
 
     async def cancel(at: int, moment: Moment, count: int) -> bool:
-        backends = [backend] if count == 1 else [subject.made() for _ in range(count)]
+        backends = _several(subject, backend, count)
         await together(*map(used, backends))
         reached = await _cancel(at, moment, [one.aclose for one in backends])
-        next_one = partial(look, backend, subject.key())
-        await _usable(next_one, "the next open, load and close wait")
+        await _can_be_opened(subject, backend)
         return reached
 
     await look(backend, subject.key())
@@ -232,6 +230,15 @@ async def _usable(call: Callable[[], Awaitable[T]], what: str) -> T:
                 await asyncio.sleep(_PAUSE)
 
     return await within(insist(), what)
+
+
+def _several(subject: Subject, backend: Backend, count: int) -> list[Backend]:
+    return [backend] if count == 1 else [subject.made() for _ in range(count)]
+
+
+async def _can_be_opened(subject: Subject, backend: Backend) -> None:
+    next_one = partial(look, backend, subject.key())
+    await _usable(next_one, "the next open, load and close wait")
 
 
 async def _opened(backend: Backend) -> bool:
