@@ -30,10 +30,9 @@ PIP := .venv/pip/$(MAIN)
 AUDIT := .venv/audit/$(MAIN)
 PEERS := aiogram telegram
 
-CHECKS := formatting lint types layers wheel $(FOUND:%=tests-%) frameworks
+CHECKS := formatting lint types layers wheel $(FOUND:%=tests-%) peers oldest
 
-.PHONY: help demo test pythons servers $(CHECKS) peers $(PEERS:%=peers-%)
-.PHONY: oldest oldest-tests oldest-types
+.PHONY: help demo test pythons servers $(CHECKS) $(PEERS:%=peers-%) oldest-tests oldest-types
 .PHONY: bench soak mutants lock audit format clean
 
 help: ## list the targets
@@ -117,10 +116,6 @@ $(FOUND:%=tests-%): tests-%: .venv/test/%/.ready
 	@$(if $(filter-out $(MAIN),$*),SIMULATION_RUNS=15) .venv/test/$*/bin/python -m pytest \
 	    --numprocesses 3 --dist worksteal \
 	    $(if $(filter $(ENDS),$*),$(if $(filter-out $(MAIN),$*),$(NEWEST)),$(BETWEEN))
-
-# Together: each of them waits a good deal.
-frameworks:
-	@$(MAKE) --jobs 2 --keep-going --output-sync=line peers oldest
 
 # The tests that aiogram, aiogram_dialog and python-telegram-bot have of their storages,
 # in memory, in a SQLite file, and but for aiogram_dialog's on servers.
