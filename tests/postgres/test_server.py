@@ -43,6 +43,33 @@ async def test_a_server_that_is_killed_and_started_again_has_lost_nothing(
         assert load.log.unknown == []
 
 
+async def test_a_read_is_asked_again_on_a_connection_that_is_new(
+    postgres_server: PostgresServer, schema: str
+) -> None:
+    """Not on one that others give back meanwhile: it may have died as unseen."""
+
+    def end_all() -> None:  # before the event loop can learn of it
+        postgres_server.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE application_name = 'unseen'"
+        )
+
+    async def have_the_next() -> None:
+        async with backend._connections.one():
+            end_all()
+
+    backend = bs.PostgresBackend(
+        postgres_server.dsn, schema=schema, pool_size=1, application_name="unseen"
+    )
+    await backend.open()
+    try:
+        end_all()
+        loaded, _ = await asyncio.gather(backend.load(["a"]), have_the_next())
+        assert loaded.records == [None]
+    finally:
+        await backend.aclose()
+
+
 # Locks of others.
 
 

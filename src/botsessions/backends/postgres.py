@@ -181,21 +181,25 @@ class PostgresBackend:
         return {(key, token) for key, token in answers}
 
     async def _read(self, statement: str, *parameters: Any) -> list[asyncpg.Record]:
-        """Run a statement that may be run twice: a connection may have died unseen."""
+        """Run a statement that may be run twice: a connection may have died unseen.
+
+        So may any other that idles, or was given back since: the second time takes a
+        new one.
+        """
         try:
             try:
                 return await self._fetch(statement, parameters)
             except (*CUT_OFF, asyncpg.PostgresError) as exc:
                 if not is_cut_off(exc):
                     raise
-                return await self._fetch(statement, parameters)
+                return await self._fetch(statement, parameters, anew=True)
         except (*CUT_OFF, asyncpg.PostgresError) as exc:
             raise refused(exc, self._where) from exc
 
     async def _fetch(
-        self, statement: str, parameters: tuple[Any, ...]
+        self, statement: str, parameters: tuple[Any, ...], *, anew: bool = False
     ) -> list[asyncpg.Record]:
-        async with self._connections.one() as connection:
+        async with self._connections.one(anew=anew) as connection:
             return await connection.fetch(statement, *parameters)
 
 

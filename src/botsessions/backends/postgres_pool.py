@@ -60,8 +60,11 @@ class Connections:
             await pool.aclose()
 
     @contextlib.asynccontextmanager
-    async def one(self) -> AsyncIterator[asyncpg.Connection]:
-        """Lend a connection of the running loop; waits while all are lent."""
+    async def one(self, *, anew: bool = False) -> AsyncIterator[asyncpg.Connection]:
+        """Lend a connection of the running loop; waits while all are lent.
+
+        One that is made ``anew`` cannot have died while nobody looked.
+        """
         self._check_process()
         pool = self._pools.get(asyncio.get_running_loop())
         if pool is None:
@@ -69,7 +72,7 @@ class Connections:
                 "this PostgreSQL backend is not open; use it through a store"
             )
         try:
-            connection = await pool.take()
+            connection = await pool.take(anew=anew)
         except (*CUT_OFF, *NO_PLACE, asyncpg.PostgresError) as exc:
             raise refused(exc, self._where) from exc
         try:
@@ -98,9 +101,11 @@ class _Pool:
         self._idle: list[asyncpg.Connection] = []
         self.users = 0
 
-    async def take(self) -> asyncpg.Connection:
+    async def take(self, *, anew: bool) -> asyncpg.Connection:
         await self._room.acquire()
         try:
+            if anew:
+                self._drop_idle()
             while self._idle:
                 connection = self._idle.pop()
                 if not connection.is_closed():
@@ -115,8 +120,12 @@ class _Pool:
 
         Else each of them would in its turn fail a caller, or keep one waiting in vain.
         """
+        connection.terminate()
+        self._drop_idle()
+
+    def _drop_idle(self) -> None:
         idle, self._idle = self._idle, []
-        for lost in (connection, *idle):
+        for lost in idle:
             lost.terminate()
 
     def give_back(self, connection: asyncpg.Connection) -> None:
