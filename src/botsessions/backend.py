@@ -66,8 +66,9 @@ class Backend(Protocol):
         twice may be refused with any error, but never told that both landed.
 
         After an unknown outcome the same record may come again, with a later
-        ``not_after``. A backend that repeats a request by itself must not answer False
-        because its own first copy has landed: that outcome is True, or unknown.
+        ``not_after``; True is right for it only as long as it is what is there. A
+        backend that repeats a request by itself must not answer False because its own
+        first copy has landed: that outcome is True, or unknown.
 
         Raise ``BackendError`` when it is certain that none of the writes landed or ever
         will, ``OutcomeUnknownError`` when any may have. Any other exception counts as
@@ -94,16 +95,20 @@ class SupportsListing(Protocol):
         """Walk the records whose key starts so and is above ``after``.
 
         Dead records may be among them, and go meanwhile. A page holds at most
-        ``limit``, fewer if they are large; nothing is held open between two pages, so
-        that a walk may be left at any of them. What exists from the first page to the
-        last comes once.
+        ``limit``, fewer (or none) if that suits the database; nothing is held open
+        between two pages, so that a walk may be left at any of them. What exists from
+        the first page to the last comes once.
         """
 
 
 async def read_pages(
     read: Callable[[str], Awaitable[tuple[Page, bool]]], after: str
 ) -> AsyncIterator[Page]:
-    """Walk a backend that can read on from any key: ``read`` tells if that was all."""
+    """Walk a backend that can read on from any key.
+
+    ``read`` brings a page of what is behind a key, with one entry at least unless there
+    is no more, and tells if that was all.
+    """
     while True:
         page, last = await read(after)
         yield page

@@ -97,8 +97,8 @@ class _Attempt(threading.Thread):
             thrown = blame.from_own_line(exc.__cause__ or exc)
             where = blame.place(traceback.walk_tb(thrown.__traceback__))
             raise NotOverError(
-                f"it was not over after {self._limit:g} s: something waits for ever"
-                f"{where}"
+                f"it was not over after {self._limit:g} s: something waits for ever, "
+                f"or is slow{where}"
             ) from thrown
 
     def stop(self) -> None:

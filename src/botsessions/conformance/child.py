@@ -20,18 +20,22 @@ import sys
 import threading
 import time
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from botsessions.blame import described
 from botsessions.conformance import workers
 from botsessions.conformance.histories.history import Call, Outcome, Verb, Violation
 from botsessions.conformance.results import NotSupported
+from botsessions.conformance.steps import Moment, killed_at
 from botsessions.conformance.subject import made_by, takes_clock, within
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+    from botsessions.backend import Backend
     from botsessions.conformance.subject import Make
+    from botsessions.record import Write
 
 # What the process ends with if it could not read its orders.
 _CANNOT_RECEIVE = 3
@@ -42,10 +46,8 @@ _PROGRAM = "import botsessions.conformance.child as child, sys; sys.exit(child.m
 
 class _Orders(NamedTuple):
     make: Make
-    keys: Sequence[str]
-    number: int
-    times: int | None
-    """How often to append; None goes on until it is killed."""
+    work: Callable[[Backend, _Teller], Awaitable[None]]
+    """What to do with an open backend."""
 
 
 async def append_in_turn(
@@ -59,7 +61,8 @@ async def append_in_turn(
 
     It begins when ``all_made`` says that the others are there as well.
     """
-    async with _started(_Orders(make, keys, number, times)) as process:
+    work = partial(_append_in_turn, keys, number, times)
+    async with _started(_Orders(make, work)) as process:
         await all_made()
         process.write(_GO)
         calls = await process.all_calls()
@@ -74,7 +77,8 @@ async def hammer(
 
     It is killed some seconds after it was told that something had landed.
     """
-    async with _started(_Orders(make, keys, number, None)) as process:
+    work = partial(_append_for_ever, keys, number)
+    async with _started(_Orders(make, work)) as process:
         process.write(_GO)
         landed = process.calls_until_one_landed()
         calls = await within(landed, "a process appends, and nothing lands")
@@ -85,6 +89,23 @@ async def hammer(
     # What is told of a call when it is answered takes the place of what was told when
     # it began.
     return list({call.id: call for call in calls}.values())
+
+
+async def commit_and_die(
+    make: Make, writes: Sequence[Write], at: int, moment: Moment
+) -> bool:
+    """Let a process commit, and be killed at its so many-th await from there on.
+
+    Tell whether it got there.
+    """
+    work = partial(_commit_and_die, writes, at, moment)
+    async with _started(_Orders(make, work)) as process:
+        process.write(_GO)
+        await within(process.all_calls(), "a process commits, and is not over")
+        if await process.end() == 0:
+            return False
+        await process.must_have_ended_with(-signal.SIGKILL)
+        return True
 
 
 class _Process:
@@ -219,19 +240,30 @@ async def _work(orders: _Orders, tell: _Teller, may_begin: threading.Event) -> N
     await backend.open()
     tell([])
     may_begin.wait()
-    if orders.times is not None:
-        calls = await workers.append_in_turn(
-            backend, orders.keys, orders.number, orders.times
-        )
-        for call in calls:
-            tell.tell_of(call)
-        await backend.aclose()
-        return
-    calls = []
-    rng = random.Random(orders.number)
-    for turn in itertools.count():
-        key = orders.keys[turn % len(orders.keys)]
-        await workers.append(backend, key, orders.number, calls, rng, tell.tell_of)
+    await orders.work(backend, tell)
+    await backend.aclose()
+
+
+async def _append_in_turn(
+    keys: Sequence[str], number: int, times: int, backend: Backend, tell: _Teller
+) -> None:
+    for call in await workers.append_in_turn(backend, keys, number, times):
+        tell.tell_of(call)
+
+
+async def _append_for_ever(
+    keys: Sequence[str], number: int, backend: Backend, tell: _Teller
+) -> None:
+    calls: list[Call] = []
+    rng = random.Random(number)
+    for key in itertools.cycle(keys):
+        await workers.append(backend, key, number, calls, rng, tell.tell_of)
+
+
+async def _commit_and_die(
+    writes: Sequence[Write], at: int, moment: Moment, backend: Backend, _: _Teller
+) -> None:
+    await killed_at(at, partial(backend.commit, writes), moment)
 
 
 def _listen(may_begin: threading.Event) -> None:

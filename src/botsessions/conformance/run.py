@@ -28,7 +28,7 @@ from botsessions.conformance.checks import (
 )
 from botsessions.conformance.histories.history import Violation
 from botsessions.conformance.results import NotSupported, Report, Result, Status
-from botsessions.conformance.subject import Subject
+from botsessions.conformance.subject import Subject, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine
@@ -194,6 +194,9 @@ def _chosen(only: Collection[str]) -> tuple[Check, ...]:
 
 
 async def _try(make: Make) -> None:
-    backend = Subject(make, random.Random(0)).made()
-    await backend.open()
-    await backend.aclose()
+    subject = Subject(make, random.Random(0))
+    backend = subject.made()
+    if subject.made() is backend:
+        raise TypeError("make() returned the same backend twice, and no new one")
+    async with opened(backend):
+        pass

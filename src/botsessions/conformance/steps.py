@@ -1,13 +1,17 @@
 """A call of a backend step by step, from one await to the next.
 
-To cancel it at each of them, or to see whether a step keeps the event loop waiting.
-Neighbours: the checks ``cancelled`` and ``contention``, for whom this is.
+To cancel it at each of them, to end its process there, or to see whether a step keeps
+the event loop waiting. Neighbours: ``child``, and the checks ``cancelled`` and
+``contention``, for whom this is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import enum
+import itertools
+import os
+import signal
 import sys
 import time
 from functools import partial
@@ -62,7 +66,7 @@ class _Stepped(Generic[T]):
 
 
 class Moment(enum.Enum):
-    """When a call is cancelled that waits for something."""
+    """When a call is cancelled that waits for something, or its process killed."""
 
     WAITING = "as it begins to wait"
     ANSWERED = "as what it waits for is there"
@@ -122,6 +126,49 @@ async def cancelled_at(
             raise error
         answer = task.result() if error is None else None
     return stepped.got_there, answer
+
+
+class _Deadly(_Stepped[T]):
+    """Ends the process at an await that ``is_the_one``, of a call or of a task."""
+
+    def __init__(
+        self, call: Awaitable[T], is_the_one: Callable[[], bool], moment: Moment
+    ) -> None:
+        super().__init__(call)
+        self._is_the_one = is_the_one
+        self._moment = moment
+        self._dies = False
+
+    def step(self, go_on: Callable[[], object]) -> object:
+        self._die_if_due(Moment.ANSWERED)
+        awaited = super().step(go_on)
+        self._dies = self._is_the_one()
+        self._die_if_due(Moment.WAITING)
+        return awaited
+
+    def _die_if_due(self, moment: Moment) -> None:
+        if self._dies and moment is self._moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def killed_at(at: int, call: Callable[[], Awaitable[T]], moment: Moment) -> None:
+    """Make a call in a process that is killed at the so many-th await from then on.
+
+    Awaits of all tasks count that begin meanwhile: a call may be made of several.
+    """
+    awaits = itertools.count(1)
+
+    def is_the_one() -> bool:
+        return next(awaits) == at
+
+    def start(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> Any:
+        async def answered() -> Any:
+            return await _Deadly(work, is_the_one, moment)
+
+        return asyncio.Task(answered(), loop=loop, **options)
+
+    asyncio.get_running_loop().set_task_factory(start)
+    await _Deadly(call(), is_the_one, moment)
 
 
 class _Timed(_Stepped[T]):

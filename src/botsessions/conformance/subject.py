@@ -246,13 +246,13 @@ class Watched:
         """Load records with the clock, as the backend answers them."""
         names = " ".join(map(self._short, keys[:5])) + (" …" if len(keys) > 5 else "")
         self._note(f"load {names}")
-        loaded = await self.backend.load(keys)
+        loaded = await awaitable(self.backend.load(keys), "load")
         if not isinstance(loaded, Loaded):
             raise Violation(f"load answered {loaded!r:.60}, no Loaded")
         records = _sequence(loaded.records, "the records of a load are")
         for record in records:
-            if not isinstance(record, Record | BackendError | None):
-                raise Violation(f"{record!r:.60} came in the place of a record")
+            if record is not None and not isinstance(record, BackendError):
+                must_be_record(record)
         found = ", ".join(map(described, records[:5]))
         self._note(f"  is answered {found or 'nothing'} (now {loaded.now})")
         expect(
@@ -274,11 +274,12 @@ class Watched:
             expected = "none" if write.expected is None else shown(write.expected)
             self._note(
                 f"commit {self._short(write.key)}: {expected} → "
-                f"{described(write.record)}"
+                f"{described(write.record)} (not after {write.not_after})"
             )
         if len(writes) > 5:
             self._note(f"  … and {len(writes) - 5:,} more")
-        landed = _sequence(await self.backend.commit(writes), "commit answered")
+        answer = await awaitable(self.backend.commit(writes), "commit")
+        landed = _sequence(answer, "commit answered")
         answers = ", ".join(map(repr, landed[:5])) + (", …" if len(landed) > 5 else "")
         self._note(f"  is answered [{answers}]")
         for answer in landed:
@@ -308,8 +309,15 @@ class Watched:
     ) -> Record:
         """Commit one write that has to land; return its record."""
         landed = await self.write(key, expected, record)
-        expect(landed, "a write that expected what is there did not land")
+        expect(landed, "a write in time that expected what is there did not land")
         return record
+
+    async def must_create(self, records: Mapping[str, Record]) -> None:
+        """Commit records where nothing is, in one batch; all of them have to land."""
+        until = await in_a_minute(self.backend)
+        writes = [Write(key, None, record, until) for key, record in records.items()]
+        missed = [did for did in await self.commit(*writes) if did is not True]
+        expect(not missed, f"of {len(writes):,} creations {len(missed):,} did not land")
 
     def _short(self, key: str) -> str:
         text = key.removeprefix(self._subject.prefix)
@@ -360,6 +368,25 @@ def expect(condition: object, message: str) -> None:
         raise Violation(message)
 
 
+def must_be_record(found: Any) -> None:
+    """Refuse what may well equal a record and is none: a tuple, a bytearray in it."""
+    if not isinstance(found, Record):
+        raise Violation(f"{found!r:.60} came in the place of a record")
+    end = found.expires_at and 0
+    for name, field, like in zip(
+        (*Version._fields, *Record._fields),
+        (*found.version, *found),
+        (0, 0, Version(0, 0), b"", b"", 0, end),
+        strict=True,
+    ):
+        kind, right = type(field), type(like)
+        expect(
+            kind is right,
+            f"{name} of a record is {field!r:.40}, of {kind.__name__}: it must be of "
+            f"{right.__name__}",
+        )
+
+
 def fresh(
     rng: random.Random,
     value: bytes,
@@ -383,11 +410,21 @@ class opened:  # noqa: N801 - it reads like contextlib's own
         self._backend = backend
 
     async def __aenter__(self) -> Backend:
-        await self._backend.open()
+        await awaitable(self._backend.open(), "open")
         return self._backend
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self._backend.aclose()
+        await awaitable(self._backend.aclose(), "aclose")
+
+
+def awaitable(answer: Awaitable[T], method: str) -> Awaitable[T]:
+    """Return what a method answered, or TypeError if it cannot be awaited."""
+    if not inspect.isawaitable(answer):
+        raise TypeError(
+            f"{method}() returned {answer!r:.60}, which cannot be awaited: "
+            f"write async def {method}"
+        )
+    return answer
 
 
 async def within(work: Awaitable[T], what: str) -> T:
@@ -457,6 +494,10 @@ def made_by(make: Make, clock: Callable[[], float] | None) -> Backend:
         )
     if backend is None:
         raise TypeError("make() returned None, and no backend")
+    if isinstance(backend, type):
+        raise TypeError(
+            f"make() returned the class {backend.__name__}: it must call it"
+        )
     if missing := [name for name in _NAMES if not hasattr(backend, name)]:
         kind = type(backend).__name__
         raise TypeError(f"make() returned {kind}, which has no {', '.join(missing)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from botsessions.record import GRACE_MS, Loaded, Record, Write
 from tests.conformance.wrong.base import Wrong, WrongInline
@@ -139,6 +139,63 @@ class ListsInSeconds(Wrong):
     def page_of(self, keys: Sequence[str]) -> Page:
         page = super().page_of(keys)
         return page._replace(now=page.now // 1000)
+
+
+class ListsRows(Wrong):
+    """Brings the rows of a page as the driver does, tuples: they equal records."""
+
+    caught_by = "listing_is_whole_and_in_order"
+
+    def page_of(self, keys: Sequence[str]) -> Page:
+        page = super().page_of(keys)
+        rows: Any = [(key, tuple(record)) for key, record in page.entries]
+        return page._replace(entries=rows)
+
+
+class ListsAnOldCopy(Wrong):
+    """Lists from an index with copies of the records, written when they are created."""
+
+    caught_by = "listing_is_whole_and_in_order"
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.index: dict[str, Record] = {}
+
+    async def store(self, place: str, row: Record) -> None:
+        self.index.setdefault(place, row)
+        await super().store(place, row)
+
+    def page_of(self, keys: Sequence[str]) -> Page:
+        page = super().page_of(keys)
+        return page._replace(entries=[(k, self.index[k]) for k, _ in page.entries])
+
+
+class TakesAShortPageForTheLast(Wrong):
+    """Ends where the server brings fewer than the limit: DynamoDB brings a megabyte at
+    most, and ``LastEvaluatedKey`` was not looked at.
+    """
+
+    caught_by = "a_long_listing_is_whole"
+
+    def page(self, prefix: str, after: str, limit: int) -> tuple[Page, bool]:
+        page, _ = super().page(prefix, after, limit)
+        size = 0
+        brought = []
+        for key, record in page.entries:
+            size += len(record.value)
+            if size <= 1024 * 1024:
+                brought.append((key, record))
+        return page._replace(entries=brought), len(brought) < limit
+
+
+class ListsAHundred(Wrong):
+    """Ends behind 100 keys: the server brings no more at once, whatever the limit."""
+
+    caught_by = "a_long_listing_is_whole"
+
+    def page(self, prefix: str, after: str, limit: int) -> tuple[Page, bool]:
+        page, is_last = super().page(prefix, after, min(limit, 100))
+        return page, is_last or len(page.entries) < limit
 
 
 class ListsByOffset(Wrong):
@@ -328,6 +385,18 @@ class SweepsInSilence(Wrong):
     async def sweep(self, prefix: str, limit: int) -> int:
         await super().sweep(prefix, limit)
         return 0
+
+
+class SweepsAmongTheFirst(Wrong):
+    """Looks at the first keys only, as many as may go: ``Scan`` with a ``Limit``. If
+    these live it answers 0, and nothing behind them is ever swept.
+    """
+
+    caught_by = "sweeping_keeps_to_its_bounds"
+
+    async def sweep(self, prefix: str, limit: int) -> int:
+        first = [key for key in super().keys() if self.is_under(key, prefix)][:limit]
+        return sum(self.sweep_row(key) for key in first)
 
 
 class SweepsBeyondThePrefix(Wrong):

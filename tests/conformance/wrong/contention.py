@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     import apsw
 
+    from botsessions.backend import Page
+
 # Seconds on the way to a server: long enough for others to come in between.
 _TRIP = 0.001
 
@@ -380,3 +382,54 @@ class BlocksForAnotherThread(Wrong):
         with ThreadPoolExecutor(1) as threads:
             threads.submit(time.sleep, 0.0002).result()
         return await super().load(keys)
+
+
+class BlocksWhileItLists(Wrong):
+    """Reads each page in place: only administrators list."""
+
+    caught_by = "it_never_blocks_the_event_loop"
+
+    def page(self, prefix: str, after: str, limit: int) -> tuple[Page, bool]:
+        time.sleep(0.0005)
+        return super().page(prefix, after, limit)
+
+
+class BlocksWhileItSweeps(Wrong):
+    """Sweeps in place: it is rare."""
+
+    caught_by = "it_never_blocks_the_event_loop"
+
+    def sweep_row(self, key: str) -> bool:
+        time.sleep(0.0005)
+        return super().sweep_row(key)
+
+
+class LoadsNowWithAQuery(Wrong):
+    """Asks the server for what is to be there at once: it is a millisecond away."""
+
+    caught_by = "it_never_blocks_the_event_loop"
+
+    def load_now(self, keys: Sequence[str]) -> Loaded | None:
+        time.sleep(0.001)
+        return super().load_now(keys)
+
+
+class BusyIsFalse(Wrong):
+    """Answers False for a row that somebody has locked, ``NOWAIT``, though he may give
+    up: DynamoDB's ``TransactionConflict`` is no condition that failed.
+    """
+
+    caught_by = "tasks_lose_nothing"
+
+    async def commit(self, writes: Sequence[Write]) -> list[bool]:
+        landed = []
+        for write in writes:
+            if not self.disk.try_lock(write.key):
+                landed.append(False)
+                continue
+            try:
+                await asyncio.sleep(0.001)
+                landed.append(await self.swap(write))
+            finally:
+                self.disk.unlock(write.key)
+        return landed

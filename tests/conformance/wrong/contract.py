@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote
 
 import apsw
 
@@ -246,6 +247,40 @@ class AnswersMemoryviews(Wrong):
         return found and found._replace(value=cast("bytes", memoryview(found.value)))
 
 
+class KeepsTheFirstBeginning(Wrong):
+    """Never replaces ``created_at``: it was left out of ``ON DUPLICATE KEY UPDATE``."""
+
+    caught_by = "what_was_committed_is_what_is_loaded"
+
+    async def store(self, place: str, row: Record) -> None:
+        there = self.disk.rows.get(place)
+        if there is not None:
+            row = row._replace(created_at=there.created_at)
+        await super().store(place, row)
+
+
+class KeepsTheEnd(Wrong):
+    """Keeps an end that is to go: ``expires_at = COALESCE(?, expires_at)``."""
+
+    caught_by = "what_was_committed_is_what_is_loaded"
+
+    async def store(self, place: str, row: Record) -> None:
+        there = self.disk.rows.get(place)
+        if there is not None and row.expires_at is None:
+            row = row._replace(expires_at=there.expires_at)
+        await super().store(place, row)
+
+
+class ValuesAreByteArrays(Wrong):
+    """Brings values as the driver does, some of which make bytearrays: they equal."""
+
+    caught_by = "what_was_committed_is_what_is_loaded"
+
+    def read(self, key: str) -> Record | None:
+        found = super().read(key)
+        return found and found._replace(value=cast("bytes", bytearray(found.value)))
+
+
 # Keys.
 
 
@@ -274,6 +309,17 @@ class KeysArePaths(Wrong):
 
     def place(self, key: str) -> str:
         return "/".join(part for part in key.split("/") if part not in {"", "."})
+
+
+class KeysAreDecoded(Wrong):
+    """Takes ``%41`` for ``A``: keys go into a URL, and the HTTP client (or the server:
+    Consul, S3) decodes once too often.
+    """
+
+    caught_by = "hostile_keys_are_only_keys"
+
+    def place(self, key: str) -> str:
+        return unquote(key)
 
 
 class RefusesLongKeys(Wrong):
@@ -635,6 +681,22 @@ class AnswersWinnersFirst(Wrong):
         return sorted(await super().swap_all(writes), reverse=True)
 
 
+class AnswersByPlaceInTheChunk(Wrong):
+    """Says of the wrong writes that they did not land: it commits 25 at a time, and
+    DynamoDB numbers its ``CancellationReasons`` from 0 in each.
+    """
+
+    caught_by = "answers_come_in_the_order_of_the_writes"
+
+    async def swap_all(self, writes: Sequence[Write]) -> list[bool]:
+        landed = [True] * len(writes)
+        for start in range(0, len(writes), 25):
+            for place, write in enumerate(writes[start : start + 25]):
+                if not await self.swap(write):
+                    landed[place] = False
+        return landed
+
+
 class LoadsInTheOrderOfTheTable(Wrong):
     """Answers records in the order of the table: ``WHERE k = ANY($1)`` keeps no
     order.
@@ -658,6 +720,19 @@ class LoadsMissingOnesLast(Wrong):
         )
 
 
+class FillsUpTheLastChunk(Wrong):
+    """Loads 100 keys at a time, and puts what it found of the later ones in a row: the
+    place was looked up for the first request only.
+    """
+
+    caught_by = "records_come_in_the_order_of_the_keys"
+
+    def loaded(self, keys: Sequence[str]) -> Loaded:
+        loaded = super().loaded(keys)
+        later = sorted(loaded.records[100:], key=lambda record: record is None)
+        return loaded._replace(records=[*loaded.records[:100], *later])
+
+
 class LoadsAHundred(Wrong):
     """Loads the first 100 keys of a batch: DynamoDB's ``UnprocessedKeys`` were not
     looked at.
@@ -668,6 +743,17 @@ class LoadsAHundred(Wrong):
     def loaded(self, keys: Sequence[str]) -> Loaded:
         loaded = super().loaded(keys[:100])
         return loaded._replace(records=[*loaded.records, *(None for _ in keys[100:])])
+
+
+class RefusesWhatAnEngineSends(Wrong):
+    """Fails on a batch of more than 16 MiB: MySQL's ``max_allowed_packet``."""
+
+    caught_by = "a_large_batch_is_taken_whole"
+
+    async def commit(self, writes: Sequence[Write]) -> list[bool]:
+        if sum(len(write.record.value) for write in writes) > 16 * 1024 * 1024:
+            raise BackendError("Got a packet bigger than 'max_allowed_packet' bytes")
+        return await super().commit(writes)
 
 
 class RefusesLargeBatches(Wrong):
@@ -743,6 +829,15 @@ class LateByAnotherClock(Wrong):
 
     def is_late(self, write: Write) -> bool:
         return time.time() * 1000 >= write.not_after
+
+
+class LateInSeconds(Wrong):
+    """Compares whole seconds, so it refuses what comes up to a second too early."""
+
+    caught_by = "a_late_write_does_not_land"
+
+    def is_late(self, write: Write) -> bool:
+        return self.now() // 1000 >= write.not_after // 1000
 
 
 class CreatesLate(Wrong):

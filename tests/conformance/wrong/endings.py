@@ -477,6 +477,25 @@ class ConnectsOnce(Wrong):
         await answer
 
 
+class BelongsToTheFirstLoop(Wrong):
+    """Has one connection as long as anybody has it open, of the event loop of who came
+    first.
+    """
+
+    caught_by = "it_serves_several_event_loops_at_once"
+    home: asyncio.AbstractEventLoop | None = None
+
+    async def open(self) -> None:
+        await super().open()
+        if self.users == 1:
+            self.home = asyncio.get_running_loop()
+
+    async def trip(self) -> None:
+        if asyncio.get_running_loop() is not self.home:
+            raise RuntimeError("got Future attached to a different loop")
+        await super().trip()
+
+
 class WritesBehind(WrongFile):
     """Answers once it is in memory, and writes each 20 ms: many commits, one wait for
     the disk.

@@ -7,7 +7,8 @@ Neighbours: ``backend`` (the protocols), ``subject``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterable
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 from botsessions.backend import (
@@ -16,7 +17,14 @@ from botsessions.backend import (
     SupportsLoadingNow,
     SupportsSweeping,
 )
-from botsessions.conformance.subject import MINUTE_MS, expect, in_a_minute, now, within
+from botsessions.conformance.subject import (
+    MINUTE_MS,
+    expect,
+    in_a_minute,
+    must_be_record,
+    now,
+    within,
+)
 from botsessions.keys import SessionKey
 from botsessions.record import GRACE_MS, Write
 
@@ -33,8 +41,11 @@ _NAMES = (
     *("A", "B", "a", "a!", "a%", "a*b", "a/", "a/1", "a/10", "a/2", "a/B", "a/b"),
     *("a/b!", "a/b/c", "a/~", "a0", "aB", "a[1]", "a_b", "ab", "b", "~"),
 )
-# Each page has one of these at least, but for an empty one at the end.
-_MOST_PAGES = len(_NAMES) + 2
+# A store asks for so many in a page; with so many of so many bytes a server may give
+# fewer, though there are more.
+_PAGE, _MANY, _SIZE = 500, 1_100, 4_000
+# How many pages without a key may come before one that has any.
+_MOST_EMPTY = 10_000
 # How far the clock of an answer may be from that of the next load, in milliseconds.
 _NEAR = 5_000
 # How many walks are begun at once: more than a pool has connections.
@@ -50,30 +61,57 @@ async def listing_is_whole_and_in_order(subject: Subject) -> None:
     watched = await subject.open()
     there = {}
     for name in sorted(_NAMES, key=lambda _: subject.rng.random()):
-        record = subject.record(name.encode())
-        there[subject.key(name)] = record
-        await watched.must_write(subject.key(name), None, record)
+        key, record = subject.key(name), subject.record(b"before")
+        await watched.must_write(key, None, record)
+        there[key] = subject.record(name.encode(), record)
+        await watched.must_write(key, record, there[key])
     pages = await _pages(lister, subject.prefix, "", 1)
     expect(pages, f"no page of {len(_NAMES)} keys")
     clock = pages[0].now
     expect(abs(clock - await now(watched.backend)) < _NEAR, "pages have another clock")
+    # Each prefix with most of them: where a walk takes long, all would take minutes.
+    limits = cycle((1, 2, 3, len(_NAMES), 1_000))
     for prefix in ("", "a", "a/", "a/b", "a%", "a_", "a*", "a[1]", "none"):
         for after in ("", subject.key("a/1"), subject.key("a/b"), subject.key("~")):
-            for limit in (1, 2, 3, len(_NAMES), 1_000):
-                behind = after.removeprefix(subject.prefix)
-                walk = f"list {prefix!r} behind {behind!r}, {limit} at most in a page"
-                subject.steps[:] = [f"commit {' '.join(_NAMES)}", walk]
-                pages = await _pages(lister, subject.key(prefix), after, limit)
-                sizes = [len(page.entries) for page in pages]
-                expect(max(sizes, default=0) <= limit, f"pages of {sizes}")
-                found = [entry for page in pages for entry in page.entries]
-                right = [
-                    (key, record)
-                    for key, record in sorted(there.items())
-                    if key.startswith(subject.key(prefix)) and key > after
-                ]
-                names = [key.removeprefix(subject.prefix) for key, _ in found]
-                expect(found == right, f"it brought {' '.join(names) or 'nothing'}")
+            limit = next(limits)
+            behind = after.removeprefix(subject.prefix)
+            walk = f"list {prefix!r} behind {behind!r}, {limit} at most in a page"
+            subject.steps[:] = [f"commit {' '.join(_NAMES)}", walk]
+            pages = await _pages(lister, subject.key(prefix), after, limit)
+            sizes = [len(page.entries) for page in pages]
+            expect(max(sizes, default=0) <= limit, f"pages of {sizes}")
+            found = [entry for page in pages for entry in page.entries]
+            right = [
+                (key, record)
+                for key, record in sorted(there.items())
+                if key.startswith(subject.key(prefix)) and key > after
+            ]
+            keys = [key for key, _ in found]
+            names = [key.removeprefix(subject.prefix) for key in keys]
+            expect(
+                keys == [key for key, _ in right],
+                f"it brought {' '.join(names) or 'nothing'}",
+            )
+            expect(found == right, "a key came with another record than its own")
+
+
+async def a_long_listing_is_whole(subject: Subject) -> None:
+    """Of more keys, and more bytes, than come in one page none is left out."""
+    lister: SupportsListing = await subject.able(SupportsListing, "list_pages")
+    watched = await subject.open()
+    until = await in_a_minute(watched.backend)
+    there = {
+        subject.key(f"{number:04}"): subject.record(
+            b"%04d" % number * (_SIZE // 4), expires_at=until
+        )
+        for number in range(_MANY)
+    }
+    await watched.must_create(there)
+    subject.steps[:] = [f"list {_MANY:,} keys of {_SIZE:,} bytes, {_PAGE} in a page"]
+    pages = await _pages(lister, subject.prefix, "", _PAGE)
+    found = [entry for page in pages for entry in page.entries]
+    expect(len(found) == _MANY, f"of {_MANY:,} keys it brought {len(found):,}")
+    expect(found == [*there.items()], "keys in another order, or with other records")
 
 
 async def listing_survives_changes(subject: Subject) -> None:
@@ -239,6 +277,9 @@ async def sweeping_keeps_to_its_bounds(subject: Subject) -> None:
     for name in names:
         record = subject.record(expires_at=began - 2 * GRACE_MS)
         await watched.must_write(subject.key(name), None, record)
+    # More than the limit that live, ahead of the dead.
+    for number in range(4):
+        await watched.must_write(subject.key(f"a%/!{number}"), None, subject.record())
     keys = [subject.key(name) for name in names]
     before = await watched.load(*keys)
     counts = [await sweeper.sweep(subject.key("a%/"), 3)]
@@ -269,6 +310,7 @@ async def loading_now_is_loading(subject: Subject) -> None:
             continue
         answered += 1
         subject.steps.append(f"load_now is answered {loaded.records!r}")
+        must_be_record(loaded.records[0])
         expect(list(loaded.records) == [found, None], "it is not what was acknowledged")
         expect(
             abs(loaded.now - await now(other.backend)) < _NEAR, "it has another clock"
@@ -301,14 +343,28 @@ async def _pages(
     lister: SupportsListing, prefix: str, after: str, limit: int
 ) -> Sequence[Page]:
     pages: list[Page] = []
-    async for page in lister.list_pages(prefix, after, limit):
+    seen = {after}
+    empty = 0
+    walk = lister.list_pages(prefix, after, limit)
+    if not isinstance(walk, AsyncIterable):
+        raise TypeError(
+            f"list_pages() returned {walk!r:.60}, which is no async iterator: write "
+            "async def with yield in it, or def that returns one"
+        )
+    async for page in walk:
         pages.append(page)
-        expect(len(pages) <= _MOST_PAGES, "the walk goes on and on")
+        for key, record in page.entries:
+            must_be_record(record)
+            expect(key not in seen, f"the walk goes on and on: {key} came again")
+            seen.add(key)
+        empty = 0 if page.entries else empty + 1
+        expect(empty < _MOST_EMPTY, f"the walk goes on and on, {empty:,} empty pages")
     return pages
 
 
 CHECKS = (
     listing_is_whole_and_in_order,
+    a_long_listing_is_whole,
     listing_survives_changes,
     listing_passes_over_the_dead,
     walks_may_be_left_in_the_middle,

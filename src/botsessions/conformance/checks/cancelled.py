@@ -104,10 +104,13 @@ async def a_cancelled_commit_leaves_it_usable(subject: Subject) -> None:
 async def a_cancelled_open_leaves_nothing_open(subject: Subject) -> None:
     """Cancelled at whichever await, an open leaves nothing open; the next one works."""
     backend = await subject.unopened()
+    # Or the garbage collector would close what they have forgotten.
+    made: list[Backend] = []
 
     async def cancel(at: int, moment: Moment, count: int) -> bool:
         reached = False
         backends = _several(subject, backend, count)
+        made.extend(backends)
         told = await together(
             *(cancelled_at(at, partial(_opened, one), moment) for one in backends)
         )
@@ -115,7 +118,7 @@ async def a_cancelled_open_leaves_nothing_open(subject: Subject) -> None:
             reached |= got_there
             if is_open:
                 await within(one.aclose(), "it does not close")
-        await _can_be_opened(subject, backend)
+        await together(*(_can_be_opened(subject, one) for one in backends))
         return reached
 
     await look(backend, subject.key())
@@ -126,6 +129,7 @@ async def a_cancelled_open_leaves_nothing_open(subject: Subject) -> None:
 async def a_cancelled_close_leaves_nothing_open(subject: Subject) -> None:
     """Cancelled at whichever await, a close leaves nothing open; it can be reopened."""
     backend = await subject.unopened()
+    made: list[Backend] = []
 
     async def used(one: Backend) -> None:
         await one.open()
@@ -133,9 +137,10 @@ async def a_cancelled_close_leaves_nothing_open(subject: Subject) -> None:
 
     async def cancel(at: int, moment: Moment, count: int) -> bool:
         backends = _several(subject, backend, count)
+        made.extend(backends)
         await together(*map(used, backends))
         reached = await _cancel(at, moment, [one.aclose for one in backends])
-        await _can_be_opened(subject, backend)
+        await together(*(_can_be_opened(subject, one) for one in backends))
         return reached
 
     await look(backend, subject.key())

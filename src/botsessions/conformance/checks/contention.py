@@ -9,9 +9,17 @@ interrupts).
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from botsessions.backend import (
+    SupportsListing,
+    SupportsLoadingNow,
+    SupportsSweeping,
+)
 from botsessions.conformance import child
+from botsessions.conformance.histories.recording import RecordedBackend
+from botsessions.conformance.histories.versions import check_versions
 from botsessions.conformance.steps import longest_wait
 from botsessions.conformance.subject import (
     expect,
@@ -25,8 +33,11 @@ from botsessions.conformance.workers import append_in_turn, read_all, read_while
 from botsessions.record import Record, Write
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from botsessions.backend import Backend
     from botsessions.conformance.histories.history import Call
+    from botsessions.conformance.histories.registers import Operation
     from botsessions.conformance.subject import Subject
 
 _WORKERS = 4
@@ -45,9 +56,13 @@ async def tasks_lose_nothing(subject: Subject) -> None:
     subject.steps.append(f"load a, {_AT_ONCE} times at once")
     await together(*(backend.load(keys[:1]) for _ in range(_AT_ONCE)))
     subject.steps.append(f"{_WORKERS} tasks append to a and b, {_TIMES} times each")
-    work = [append_in_turn(backend, keys, n, _TIMES) for n in range(_WORKERS)]
+    operations: list[Operation] = []
+    recorded = RecordedBackend(backend, operations, "a task")
+    work = [append_in_turn(recorded, keys, n, _TIMES) for n in range(_WORKERS)]
     calls = [call for made in await together(*work) for call in made]
     await _judge(subject, backend, keys, calls)
+    # Who was told False was too late for another version, and not only busy.
+    check_versions(operations)
 
 
 async def threads_lose_nothing(subject: Subject) -> None:
@@ -135,15 +150,33 @@ async def batches_in_any_order_never_block(subject: Subject) -> None:
 
 
 async def it_never_blocks_the_event_loop(subject: Subject) -> None:
-    """While a load or a commit waits, others have their turn on the event loop."""
+    """While it waits for an answer, others have their turn on the event loop."""
     backend = (await subject.open()).backend
     until = await in_a_minute(backend)
-    waits: dict[str, list[float]] = {"load": [], "commit": []}
+    waits: defaultdict[str, list[float]] = defaultdict(list)
+
+    async def walk(able: SupportsListing, prefix: str) -> None:
+        async for _ in able.list_pages(prefix, "", 1):
+            pass
+
+    async def load_now(able: SupportsLoadingNow, key: str) -> None:
+        able.load_now([key])
+
     for number in range(_LOOKS):
         key = subject.key(f"{number}")
         write = Write(key, None, subject.record(), until)
-        waits["load"].append(await longest_wait(backend.load([key])))
-        waits["commit"].append(await longest_wait(backend.commit([write])))
+        calls: dict[str, Awaitable[object]] = {
+            "load": backend.load([key]),
+            "commit": backend.commit([write]),
+        }
+        if isinstance(backend, SupportsListing):
+            calls["walk"] = walk(backend, key)
+        if isinstance(backend, SupportsSweeping):
+            calls["sweep"] = backend.sweep(key, 1)
+        if isinstance(backend, SupportsLoadingNow):
+            calls["load_now"] = load_now(backend, key)
+        for name, call in calls.items():
+            waits[name].append(await longest_wait(call))
     for name, seconds in waits.items():
         # One may wait for much else on a busy machine, but not each of them.
         shortest = min(seconds)

@@ -7,13 +7,21 @@ Neighbours: ``cancelled`` (the first of them), ``child`` (the process that is ki
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 from botsessions.conformance import child
 from botsessions.conformance.checks import cancelled
 from botsessions.conformance.checks.cancelled import look, write_over
 from botsessions.conformance.leftovers import leaves_nothing
-from botsessions.conformance.subject import expect, in_a_minute, opened, together
+from botsessions.conformance.steps import Moment
+from botsessions.conformance.subject import (
+    expect,
+    in_a_minute,
+    opened,
+    together,
+    within,
+)
 from botsessions.conformance.witness import judge
 from botsessions.conformance.workers import read_all
 from botsessions.record import Record, Write
@@ -23,8 +31,9 @@ if TYPE_CHECKING:
     from botsessions.conformance.histories.history import Call
     from botsessions.conformance.subject import Subject
 
-# How often a process is killed.
-_KILLS = 3
+# How often a process is killed at some moment; the most awaits at which one is, and
+# seconds after which no further await is tried.
+_KILLS, _AWAITS, _LONG = 3, 20, 10.0
 # How often a backend is opened and closed, and how many loads are made meanwhile.
 _TIMES, _AT_ONCE = 10, 20
 
@@ -70,13 +79,19 @@ async def several_stores_may_open_it(subject: Subject) -> None:
 async def what_is_closed_leaves_nothing_open(subject: Subject) -> None:
     """Opened, used by many at once and closed, a backend leaves nothing open."""
     keys = [subject.key(f"{number}") for number in range(_AT_ONCE)]
+    # Or the garbage collector would close what they have forgotten.
+    made: list[Backend] = []
+
+    async def change(backend: Backend) -> None:
+        until = await in_a_minute(backend)
+        record = subject.record(expires_at=until)
+        await backend.commit([Write(subject.key(), None, record, until)])
 
     async def use() -> None:
-        async with opened(subject.made()) as backend:
+        made.append(subject.made())
+        async with opened(made[-1]) as backend:
             await together(*(backend.load([key]) for key in keys))
-            until = await in_a_minute(backend)
-            record = subject.record(expires_at=until)
-            await backend.commit([Write(subject.key(), None, record, until)])
+            await change(backend)
 
     # What is made once, for good, is there then.
     for _ in range(3):
@@ -85,6 +100,12 @@ async def what_is_closed_leaves_nothing_open(subject: Subject) -> None:
     async with leaves_nothing(_TIMES, "opening and closing it"):
         for _ in range(_TIMES):
             await use()
+    async with opened(subject.made()) as backend:
+        await change(backend)
+        subject.steps.append(f"{_TIMES} times: load, commit")
+        async with leaves_nothing(_TIMES, "a load and a commit"):
+            for _ in range(_TIMES):
+                await change(backend)
 
 
 async def it_works_on_another_event_loop(subject: Subject) -> None:
@@ -99,6 +120,46 @@ async def it_works_on_another_event_loop(subject: Subject) -> None:
 async def _use(subject: Subject, backend: Backend, keys: list[str]) -> None:
     async with opened(backend):
         await together(*(write_over(subject, backend, key) for key in keys))
+
+
+async def it_serves_several_event_loops_at_once(subject: Subject) -> None:
+    """Opened on an event loop, a backend can be opened on another thread's as well."""
+    keys = [subject.key(f"{number}") for number in range(3)]
+    subject.steps.append("open on an event loop; on another: open, commit, close")
+    async with opened(await subject.unopened()) as backend:
+        await together(*(write_over(subject, backend, key) for key in keys))
+        use = [_use(subject, backend, keys) for _ in range(2)]
+        await together(*(asyncio.to_thread(asyncio.run, work) for work in use))
+        await together(*(write_over(subject, backend, key) for key in keys))
+
+
+async def a_kill_at_any_await_leaves_it_usable(subject: Subject) -> None:
+    """Killed at whichever await, each write of a commit has landed whole or not.
+
+    Whatever the process had locked is free, soon.
+    """
+    await subject.need_shared()
+    backend = (await subject.open()).backend
+    keys = [subject.key(name) for name in "abc"]
+    there = [await write_over(subject, backend, key) for key in keys]
+    ends = time.monotonic() + _LONG
+    for at in range(1, _AWAITS):
+        got_there = False
+        for moment in (Moment.WAITING, Moment.ANSWERED):
+            subject.steps[:] = [f"commit a, b, c: killed at await {at}, {moment.value}"]
+            until = await in_a_minute(backend)
+            new = [subject.record(b"%d" % at, record) for record in there]
+            writes = [
+                Write(key, old.version, after, until)
+                for key, old, after in zip(keys, there, new, strict=True)
+            ]
+            got_there |= await child.commit_and_die(subject.make, writes, at, moment)
+            found = (await within(backend.load(keys), "the next load waits")).records
+            for record, old, after in zip(found, there, new, strict=True):
+                expect(record in {old, after}, f"neither before nor after: {record!r}")
+            there = [await write_over(subject, backend, key) for key in keys]
+        if not got_there or time.monotonic() > ends:
+            break
 
 
 async def a_kill_loses_nothing_acknowledged(subject: Subject) -> None:
@@ -121,5 +182,7 @@ CHECKS = (
     several_stores_may_open_it,
     what_is_closed_leaves_nothing_open,
     it_works_on_another_event_loop,
+    it_serves_several_event_loops_at_once,
+    a_kill_at_any_await_leaves_it_usable,
     a_kill_loses_nothing_acknowledged,
 )
