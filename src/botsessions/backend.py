@@ -37,9 +37,10 @@ class Backend(Protocol):
     async def open(self) -> None:
         """Connect and create what is missing (tables, files).
 
-        Several stores may open one backend. Raise ``BackendUnavailableError`` with the
-        reason and the remedy when that cannot be done; a later ``open`` may try again.
-        One that failed, or was cancelled, is not to be closed: it leaves nothing open.
+        Several stores may open one backend, each on an event loop of its own. Raise
+        ``BackendUnavailableError`` with the reason and the remedy when that cannot be
+        done; a later ``open`` may try again. One that failed, or was cancelled, is not
+        to be closed: it leaves nothing open.
         """
 
     async def aclose(self) -> None:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from botsessions.conformance import Status
 from tests.conformance.trial import try_backend, try_engine
 from tests.conformance.wrong import WRONG_ENGINES, all_wrong, fault
-from tests.simulation.hunt import hunt
+from tests.simulation import locks
+from tests.simulation.hunt import hunt, hunt_by_locks
 from tests.simulation.mutants import MUTANTS
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ _HUNTED = """
 ## Wrong engines, under simulation
 
 {count} engines, servers and clocks, each caught by a judge of the deterministic
-simulation, which plays a plan seed by seed (`tests/simulation/mutants.py`).
+simulation, which plays a plan seed by seed (`tests/simulation/mutants.py`, and of locks
+`tests/simulation/locks.py`).
 
 | what is wrong | plan | caught by, after | s |
 |---|---|---|---|
@@ -78,7 +80,7 @@ def expected() -> list[tuple[str, ...]]:
     return [
         *((_code(k.__name__), fault(k), _code(k.caught_by)) for k in all_wrong()),
         *((str(wrong), _code(wrong.caught_by)) for wrong in WRONG_ENGINES),
-        *((mutant.name, mutant.plan) for mutant in MUTANTS),
+        *((mutant.name, mutant.plan) for mutant in [*MUTANTS, *locks.MUTANTS]),
     ]
 
 
@@ -100,8 +102,9 @@ def _engines() -> Iterator[tuple[object, ...]]:
 
 
 def _hunted() -> Iterator[tuple[object, ...]]:
-    for mutant in MUTANTS:
-        catch = hunt(mutant, _MOST_SEEDS)
+    hunts = [(hunt, MUTANTS), (hunt_by_locks, locks.MUTANTS)]
+    for mutant, hunted in ((m, hunted) for hunted, mutants in hunts for m in mutants):
+        catch = hunted(mutant, _MOST_SEEDS)
         if catch is None:
             raise SystemExit(f"{mutant} survived")
         by = f"{_code(catch.judge)}, {catch.seeds} seed{'s' * (catch.seeds > 1)}"

@@ -15,6 +15,7 @@ import pytest
 import botsessions as bs
 from botsessions.conformance import CHECKS, Check, Result, Status, check_backend
 from tests.cli.tool import ROOT
+from tests.conformance.plain import Disk, PlainBackend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,6 +51,7 @@ def test_a_right_backend_passes_and_lacks_only_what_it_cannot_do() -> None:
     assert lacking == {
         "threads_lose_nothing",
         "processes_lose_nothing",
+        "a_kill_at_any_await_leaves_it_usable",
         "a_kill_loses_nothing_acknowledged",
         "loading_now_is_loading",
     }
@@ -79,7 +81,7 @@ class TwoMethods:
 def test_a_backend_that_can_do_no_more_than_it_must_passes() -> None:
     report = check_backend(TwoMethods)
     assert report.passed, str(report)
-    assert report.counts()[Status.NOT_SUPPORTED] == 13
+    assert report.counts()[Status.NOT_SUPPORTED] == 15
 
 
 def test_a_file_is_shared_with_processes(tmp_path: Path) -> None:
@@ -141,8 +143,9 @@ def half_a_backend() -> Any:
         (lambda: None, "returned None, and no backend"),
         (coroutine, "returned an awaitable: it must be a plain function"),
         (half_a_backend, "returned Half, which has no concurrent_batches, commit"),
+        (lambda: bs.MemoryBackend, "returned the class MemoryBackend: it must call it"),
     ],
-    ids=["number", "backend", "None", "coroutine", "half"],
+    ids=["number", "backend", "None", "coroutine", "half", "class"],
 )
 def test_what_makes_no_backend_is_told_so(make: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
@@ -151,6 +154,33 @@ def test_what_makes_no_backend_is_told_so(make: Any, message: str) -> None:
     result = first.run(make)
     assert result.status is Status.FAILED
     assert re.search(message, result.message)
+
+
+def test_a_make_that_returns_one_backend_is_told_so() -> None:
+    backend = bs.MemoryBackend()
+    with pytest.raises(TypeError, match="returned the same backend twice"):
+        check_backend(lambda: backend)
+
+
+@pytest.mark.parametrize(
+    ("method", "check"),
+    [
+        ("open", "an_empty_batch_is_fine"),
+        ("aclose", "an_empty_batch_is_fine"),
+        ("load", "an_empty_batch_is_fine"),
+        ("commit", "an_empty_batch_is_fine"),
+        ("list_pages", "listing_is_whole_and_in_order"),
+    ],
+)
+def test_a_method_that_is_not_async_is_named(method: str, check: str) -> None:
+    def blocking(*_: object) -> int:
+        return 5
+
+    kind = type("Blocking", (PlainBackend,), {method: blocking})
+    [check_of_it] = [c for c in CHECKS if c.name == check]
+    result = check_of_it.run(lambda: kind(Disk()))
+    assert result.status is Status.FAILED
+    assert f"{method}() returned 5, which " in result.message
 
 
 class HasSetClock(bs.MemoryBackend):

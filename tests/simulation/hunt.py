@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from tests.simulation import locks
 from tests.simulation.plans import plan_named, seeds_of
 from tests.simulation.schedule import play
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from tests.simulation.mutants import Mutant
 
 
@@ -36,15 +40,26 @@ class Catch(NamedTuple):
 def hunt(mutant: Mutant, most: int) -> Catch | None:
     """Return how a mutant was caught within so many seeds of its plan, or None."""
     plan = plan_named(mutant.plan)
+    return _hunt(mutant, partial(play, plan), seeds_of(plan, most))
+
+
+def hunt_by_locks(mutant: Mutant, most: int) -> Catch | None:
+    """Return how a mutant of locks was caught within so many seeds, or None."""
+    return _hunt(mutant, locks.play, range(most))
+
+
+def _hunt(
+    mutant: Mutant, played: Callable[[int], object], seeds: Iterable[int]
+) -> Catch | None:
     began = time.perf_counter()
     with mutant.planted():
-        for count, seed in enumerate(seeds_of(plan, most), 1):
+        for count, seed in enumerate(seeds, 1):
             try:
-                play(plan, seed)
+                played(seed)
             except AssertionError as noticed:
                 return Catch(
                     mutant.name,
-                    plan.name,
+                    mutant.plan,
                     _judge(noticed),
                     seed,
                     count,

@@ -231,19 +231,19 @@ _END_AGAIN = "not_after = min(end or lane.doubtful.not_after, not_after)"
 MUTANTS = [
     Mutant(
         "who lost the lock writes all the same",
-        "",
+        "locks",
         _BATCHED,
         {_LOST: "elif False:\n                operation.guard", _END: "pass"},
     ),
     Mutant(
         "a write under a lock may arrive after its lease",
-        "",
+        "locks",
         _BATCHED,
         {_END: "pass", _END_AGAIN: "pass"},
     ),
     Mutant(
         "the lock is passed on while a change is under way",
-        "",
+        "locks",
         _LOCK,
         {
             "if guard.changes or guard.is_doubtful or not": "if not",
@@ -253,19 +253,19 @@ MUTANTS = [
     ),
     Mutant(
         "another's lock is taken for free",
-        "",
+        "locks",
         _LOCK,
         {"if found and found != tenure.mark:": "if False:"},
     ),
     Mutant(
         "the lease is trusted for longer than it lasts",
-        "",
+        "locks",
         _LOCK,
         {"asked + tenure.lease * _CERTAIN": "asked + tenure.lease * 3"},
     ),
     Mutant(
         "an unanswered taking of the lock is given up and forgotten",
-        "",
+        "locks",
         _LOCK,
         {
             "            if queue.first is claim:\n": "            if False:\n",
@@ -273,13 +273,13 @@ MUTANTS = [
     ),
     Mutant(
         "a lock that was lost is given back, whoever has it now",
-        "",
+        "locks",
         _LOCK,
         {"delete(tenure.guard.key, guard=tenure.guard)": "delete(tenure.guard.key)"},
     ),
     Mutant(
         "a lease is counted from the answer",
-        "",
+        "locks",
         _LOCK,
         {
             "self._keep(tenure, began)": "self._keep(tenure, self._loop.time())",

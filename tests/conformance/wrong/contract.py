@@ -858,6 +858,15 @@ class ClockInSeconds(Wrong):
         return int(self.clock())
 
 
+class ClockOfAnotherZone(Wrong):
+    """Is hours off: ``datetime.utcnow().timestamp()``, where the zone is not UTC."""
+
+    caught_by = "the_clock_runs_in_milliseconds"
+
+    def now(self) -> int:
+        return super().now() - 2 * 3_600_000
+
+
 class ClockSinceBoot(Wrong):
     """Tells the time since the machine started: ``time.monotonic()`` never goes
     back.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from botsessions.errors import BackendError
@@ -231,6 +232,41 @@ class KeepsPinging(_Pings):
 
     def stop(self) -> None:
         self.pinger = None
+
+
+class LeaksForEachLoad(Wrong):
+    """Makes a client for each load, which lives as long as the backend: the collector
+    of a test closes them all, and that of a bot none.
+    """
+
+    caught_by = "what_is_closed_leaves_nothing_open"
+
+    async def load(self, keys: Sequence[str]) -> Loaded:
+        self.clients = [*self.clients, asyncio.create_task(asyncio.sleep(3600))]
+        return await super().load(keys)
+
+    clients: Sequence[asyncio.Task[None]] = ()
+
+
+class LeaksUntilItIsClosed(LeaksForEachLoad):
+    """Closes all its clients as it is closed itself, and bots run for months."""
+
+    caught_by = "what_is_closed_leaves_nothing_open"
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        for client in self.clients:
+            client.cancel()
+
+
+class CountsWhoNeverCame(_Pings):
+    """Counts whoever opens it, also who is cancelled then, and so is never closed."""
+
+    caught_by = "a_cancelled_open_leaves_nothing_open"
+
+    async def open(self) -> None:
+        await super().open()
+        await self.trip()
 
 
 class OpensByHalves(_Pings):
@@ -494,6 +530,52 @@ class BelongsToTheFirstLoop(Wrong):
         if asyncio.get_running_loop() is not self.home:
             raise RuntimeError("got Future attached to a different loop")
         await super().trip()
+
+
+class LeavesItsLock(WrongFile):
+    """Locks by a file, which stays when its process is killed."""
+
+    caught_by = "a_kill_at_any_await_leaves_it_usable"
+
+    async def commit(self, writes: Sequence[Write]) -> list[bool]:
+        for _ in range(100):
+            if self.has_locked():
+                break
+            await asyncio.sleep(0.001)
+        else:
+            raise BackendError("somebody has the lock")
+        try:
+            return await super().commit(writes)
+        finally:
+            self.lock.unlink()
+
+    @property
+    def lock(self) -> Path:
+        return Path(f"{self._path}.lock")
+
+    def has_locked(self) -> bool:
+        try:
+            self.lock.touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+
+class WritesInTwoParts(WrongFile):
+    """Writes the value, then the rest, each for itself: two tables, or two keys."""
+
+    caught_by = "a_kill_at_any_await_leaves_it_usable"
+
+    async def commit(self, writes: Sequence[Write]) -> list[bool]:
+        found = (await self.load([write.key for write in writes])).records
+        half = [
+            write._replace(record=old._replace(value=write.record.value))
+            for write, old in zip(writes, found, strict=True)
+            if isinstance(old, Record) and old.version == write.expected
+        ]
+        if half:
+            await super().commit(half)
+        return await super().commit(writes)
 
 
 class WritesBehind(WrongFile):

@@ -412,7 +412,7 @@ async def an_empty_batch_is_fine(subject: Subject) -> None:
 
 
 async def a_late_write_does_not_land(subject: Subject) -> None:
-    """From its ``not_after`` on a write is refused, and not before, by its clock."""
+    """From ``not_after`` on a write is refused, not before, by the backend's clock."""
     # Where the clock can stand still, a write can be late by no time at all.
     with suppress(NotSupported):
         subject.stop_clock()
