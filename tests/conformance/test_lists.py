@@ -162,6 +162,22 @@ def test_a_false_history_is_rejected(name: str) -> None:
         assert set(caught.value.calls) <= set(FALSE[name])
 
 
+@pytest.mark.parametrize("where", [4, 40, 85])
+def test_both_of_two_orders_are_shown(where: int) -> None:
+    every = tuple(range(1, 91))
+    updates = [(UPDATE, 2 * i, 2 * i + 1, every[:i]) for i in every]
+    tampered = list(every)
+    tampered[where : where + 2] = tampered[where + 1], tampered[where]
+    calls = history(*updates, (GET, 200, 201, tuple(tampered)))
+    with pytest.raises(Violation, match="applied twice") as caught:
+        check_order(calls)
+    assert calls[-1] in caught.value.calls
+    assert len(caught.value.calls) > 1
+    text = str(caught.value)
+    assert f" {where + 2} {where + 1} " in text
+    assert f" {where} {where + 1} " in text
+
+
 def test_only_the_search_counts_the_deletes() -> None:
     calls = history(
         (PUT, 1, 2, None),

@@ -31,6 +31,8 @@ Ids: TypeAlias = tuple[int, ...]
 
 # What ``Shape`` makes of ids.
 _FLAT = re.compile(r"(-?[0-9]{1,20} )*")
+# How many ids of a content are shown.
+_SHOWN = 8
 
 # The return time of a call that may take effect at any later moment.
 NEVER = sys.maxsize
@@ -229,10 +231,13 @@ def ids_of(session: Mapping[Any, Any]) -> Ids:
     raise Violation(f"a session holds what nobody wrote: {dict(session)!r}")
 
 
-def shown(ids: Ids) -> str:
-    """Return a content as text, short enough for a message."""
-    text = " ".join(map(str, ids[-8:]))
-    return f"<{'… ' if len(ids) > 8 else ''}{text}>"
+def shown(ids: Ids, near: int | None = None) -> str:
+    """Return a content as text, short enough for a message: its end, or near an id."""
+    end = len(ids) if near is None else ids.index(near) + _SHOWN // 2
+    start = max(0, min(end, len(ids)) - _SHOWN)
+    text = " ".join(map(str, ids[start : start + _SHOWN]))
+    more = " …" if start + _SHOWN < len(ids) else ""
+    return f"<{'… ' if start else ''}{text}{more}>"
 
 
 def listed(*calls: object) -> str:

@@ -107,6 +107,7 @@ class _Chains:
         self._by_id = {call.id: call for call in calls}
         self._before: dict[int, int] = {}
         self._after: dict[int, int] = {}
+        self._contents: list[tuple[Ids, tuple[Call, ...]]] = []
         for call in calls:
             if call.outcome is not Outcome.DONE:
                 continue
@@ -128,26 +129,40 @@ class _Chains:
         """Note the order that a content shows, and in whose answer it was."""
         for before, number in itertools.pairwise((0, *ids)):
             self._check(number, ids, *shown_by)
-            if self._before.setdefault(number, before) != before:
+            first = self._before.setdefault(number, before)
+            if first != before:
+                told, also_by = self._where(first, number)
                 raise Violation(
-                    f"applied twice, on {self._before[number]} and on {before} in "
-                    f"{shown(ids)}",
+                    f"applied twice, on {first or 'nothing'}{told} and on "
+                    f"{before or 'nothing'} in {shown(ids, number)}",
                     self._by_id[number],
+                    *also_by,
+                    *shown_by,
                 )
             if before and self._after.setdefault(before, number) != number:
                 raise Violation(
                     "a lost update: two changes were applied on the same state, "
-                    + shown(ids),
+                    + shown(ids, number),
                     self._by_id[self._after[before]],
                     self._by_id[number],
                 )
+        self._contents.append((ids, shown_by))
+
+    def _where(self, before: int, number: int) -> tuple[str, tuple[Call, ...]]:
+        """Return a content that shows one behind the other, and who was answered it."""
+        for ids, shown_by in self._contents:
+            if (before, number) in itertools.pairwise((0, *ids)):
+                return f" in {shown(ids, number)}", shown_by
+        return "", ()  # it is a put, which says so itself
 
     def _check(self, number: int, ids: Ids, *shown_by: Call) -> None:
         """Complain about a change that cannot be in a content."""
         call = self._by_id.get(number)
         if call is None:
             raise Violation(
-                f"change {number} in {shown(ids)} was made by nobody", *shown_by
+                f"change {number} in {shown(ids, number)} was made by nobody here; had "
+                "the key a session before?",
+                *shown_by,
             )
         if call.verb not in CHANGES or call.outcome is Outcome.FAILED:
             raise Violation(
