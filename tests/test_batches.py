@@ -16,9 +16,9 @@ from botsessions.engine.rules import Policy
 from tests.places import OnlyContract
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from botsessions import Loaded, Write
+    from botsessions import Backend, Loaded, Write
 
 
 class Counting(OnlyContract):
@@ -50,7 +50,9 @@ class Timer:
         return self.now
 
 
-def made(backend: Counting, timer: Timer) -> BatchedEngine:
+def made(
+    backend: Backend, timer: Timer, rng: random.Random | None = None
+) -> BatchedEngine:
     return BatchedEngine(
         backend,
         Codec(),
@@ -58,7 +60,7 @@ def made(backend: Counting, timer: Timer) -> BatchedEngine:
         prefix="p/",
         timeout=10.0,
         max_pending=10_000,
-        rng=random.Random(1),
+        rng=rng or random.Random(1),
         timer=timer,
     )
 
@@ -156,3 +158,52 @@ async def test_callers_of_a_large_batch_go_on_a_few_at_a_time() -> None:
     assert counting.commits == [100]
     assert went_on.total() == 100
     assert max(went_on.values()) <= AT_ONCE
+
+
+class LosesEachOther(Counting):
+    """Refuses each other commit: somebody was faster. ``meanwhile`` is for the rest."""
+
+    meanwhile: Callable[[], object]
+
+    async def commit(self, writes: Sequence[Write]) -> Sequence[Any]:
+        if len(self.commits) % 2 == 0:
+            await super().commit([])
+            return [False for _ in writes]
+        self.meanwhile()
+        return await super().commit(writes)
+
+
+class Highest(random.Random):
+    """Draws what makes a pause as long as it can be."""
+
+    def random(self) -> float:
+        return 1.0
+
+
+async def test_who_got_through_begins_anew_with_short_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+    pauses: list[float] = []
+
+    def call_later(delay: float, *arguments: Any) -> asyncio.TimerHandle:
+        pauses.append(delay)
+        return loop.call_at(loop.time() + delay, *arguments)
+
+    monkeypatch.setattr(loop, "call_later", call_later)
+    backend = LosesEachOther(1)
+    engine = made(backend, Timer(), Highest())
+    updates: list[asyncio.Future[Any]] = []
+
+    def update() -> None:
+        # While the one before it lands, so that the key is never out of use.
+        if len(updates) < 8:
+            updates.append(engine.update("1", lambda s: {"n": s.get("n", 0) + 1}))
+
+    backend.meanwhile = update
+    update()
+    while not all(one.done() for one in updates):
+        await asyncio.gather(*updates)
+    assert updates[-1].result() == {"n": 8}
+    assert [pause for pause in pauses if pause < 0.1] == [0.002] * 8
+    await engine.aclose()

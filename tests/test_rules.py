@@ -107,6 +107,14 @@ def test_a_new_session_in_the_place_of_a_dead_one_may_still_land() -> None:
     assert settle(mine, dead, 3000) is Verdict.NOT_YET
 
 
+def test_a_new_session_in_the_place_of_an_expired_one_may_still_land() -> None:
+    policy = Policy(500, None, 100)
+    (expired,) = chain(1, policy=policy)
+    begun = next_record(policy, expired, b"mine", 2000, 2)
+    mine = Write("key", expired.version, begun, 2500)
+    assert settle(mine, expired, 2100) is Verdict.NOT_YET
+
+
 def test_a_write_is_lost_if_another_took_its_place() -> None:
     first, other = chain(1, 3)
     assert settle(write_after(first, 2), other, 1000) is Verdict.LOST

@@ -319,6 +319,7 @@ def test_the_command_prints_a_table_and_fails_when_a_check_does(tmp_path: Path) 
     [
         (["nothing:here"], "No module named 'nothing'"),
         (["json"], "module:function"),
+        (["my/backend.py:make"], "name the module, not its file: my.backend:make"),
         (["json:JSONDecodeError"], "no backend was made: TypeError"),
         (["json:__name__"], "no function and no class"),
         (

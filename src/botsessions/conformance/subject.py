@@ -454,7 +454,7 @@ async def together(*works: Awaitable[T]) -> list[T]:
 
 async def now(backend: Backend) -> int:
     """Return the time by the clock of the backend, in milliseconds."""
-    return (await backend.load(["conform/clock"])).now
+    return (await awaitable(backend.load(["conform/clock"]), "load")).now
 
 
 async def in_a_minute(backend: Backend) -> int:

@@ -262,7 +262,7 @@ async def a_version_never_comes_back(subject: Subject) -> None:
         [landed] = await backend.commit(sent[-1])
         expect(landed is True, "a write that expected what is there did not land")
         found = await backend.found(key)
-        expect(found.version == record.version, f"its version became {found.version}")
+        expect(found == record, f"not {described(record)}, but {described(found)}")
         for number, write in enumerate(sent, 1):
             [landed] = await backend.commit(write)
             there = write is sent[-1]
