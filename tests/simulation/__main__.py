@@ -64,7 +64,9 @@ def _soak(minutes: float, seed: int | None, mutant: Mutant | None) -> int:
     again = command("tests.simulation", f"--minutes={minutes:g}", f"--seed={seed}")
     tell = partial(print, flush=True)
     tell(f"from seed {seed} on; the same again: {again}")
-    # Whoever ends us otherwise is told what we have, too.
+    # Whichever way it is ended it tells what it has. A shell lets its background jobs
+    # ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     began, soaked, interrupted = time.monotonic(), Soaked(), False
     try:
