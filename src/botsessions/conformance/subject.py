@@ -31,7 +31,7 @@ from botsessions.store import SessionStore
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from botsessions.backend import Backend, Outcome
     from botsessions.keys import SessionKey
@@ -450,6 +450,14 @@ async def together(*works: Awaitable[T]) -> list[T]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def on_another_loop(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Do it on another thread's event loop.
+
+    It is begun there: who is cancelled before it has one leaves nothing unawaited.
+    """
+    return await asyncio.to_thread(lambda: asyncio.run(work()))
 
 
 async def now(backend: Backend) -> int:

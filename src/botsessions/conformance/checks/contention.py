@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 from botsessions.backend import (
@@ -24,6 +25,7 @@ from botsessions.conformance.steps import longest_wait
 from botsessions.conformance.subject import (
     expect,
     in_a_minute,
+    on_another_loop,
     opened,
     together,
     within,
@@ -77,9 +79,7 @@ async def threads_lose_nothing(subject: Subject) -> None:
     # Made here, so that what must be made first (a file, a table) is there.
     backend = (await subject.open()).backend
     subject.steps.append(f"{_WORKERS} threads append to a and b, {_TIMES} times each")
-    threads = [
-        asyncio.to_thread(asyncio.run, work(number)) for number in range(_WORKERS)
-    ]
+    threads = [on_another_loop(partial(work, number)) for number in range(_WORKERS)]
     calls = [call for made in await together(*threads) for call in made]
     await _judge(subject, backend, keys, calls)
 

@@ -6,8 +6,8 @@ Neighbours: ``cancelled`` (the first of them), ``child`` (the process that is ki
 
 from __future__ import annotations
 
-import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from botsessions.conformance import child
@@ -18,6 +18,7 @@ from botsessions.conformance.steps import Moment
 from botsessions.conformance.subject import (
     expect,
     in_a_minute,
+    on_another_loop,
     opened,
     together,
     within,
@@ -114,7 +115,7 @@ async def it_works_on_another_event_loop(subject: Subject) -> None:
     keys = [subject.key(f"{number}") for number in range(3)]
     for turn in range(3):
         subject.steps.append(f"event loop {turn + 1}: open, commits at once, close")
-        await asyncio.to_thread(asyncio.run, _use(subject, backend, keys))
+        await on_another_loop(partial(_use, subject, backend, keys))
 
 
 async def _use(subject: Subject, backend: Backend, keys: list[str]) -> None:
@@ -128,8 +129,8 @@ async def it_serves_several_event_loops_at_once(subject: Subject) -> None:
     subject.steps.append("open on an event loop; on another: open, commit, close")
     async with opened(await subject.unopened()) as backend:
         await together(*(write_over(subject, backend, key) for key in keys))
-        use = [_use(subject, backend, keys) for _ in range(2)]
-        await together(*(asyncio.to_thread(asyncio.run, work) for work in use))
+        use = partial(_use, subject, backend, keys)
+        await together(on_another_loop(use), on_another_loop(use))
         await together(*(write_over(subject, backend, key) for key in keys))
 
 
