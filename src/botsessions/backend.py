@@ -29,6 +29,7 @@ class Backend(Protocol):
     Keys are printable ASCII, at most 1,200 characters. A method that is cancelled, also
     again while it cleans up, must leave the backend usable and nothing open; a commit
     that is cancelled may land or not. None keeps the thread of the event loop waiting.
+    Whatever a process has locked that is killed is free again within seconds.
     """
 
     concurrent_batches: int

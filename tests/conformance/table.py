@@ -102,8 +102,8 @@ def _engines() -> Iterator[tuple[object, ...]]:
 
 
 def _hunted() -> Iterator[tuple[object, ...]]:
-    hunts = [(hunt, MUTANTS), (hunt_by_locks, locks.MUTANTS)]
-    for mutant, hunted in ((m, hunted) for hunted, mutants in hunts for m in mutants):
+    for mutant in [*MUTANTS, *locks.MUTANTS]:
+        hunted = hunt_by_locks if mutant in locks.MUTANTS else hunt
         catch = hunted(mutant, _MOST_SEEDS)
         if catch is None:
             raise SystemExit(f"{mutant} survived")

@@ -40,8 +40,10 @@ def imported(reference: str) -> Any:
     """Return what ``module:name`` names, found from here too, or raise ValueError."""
     module, _, name = reference.partition(":")
     if module.endswith(".py"):
-        named = module.removesuffix(".py").replace("/", ".")
-        raise ValueError(f"{reference}: name the module, not its file: {named}:{name}")
+        named = ".".join(Path(module).with_suffix("").parts)
+        raise ValueError(
+            f"{reference}: name the module, not its file: {named}:{name or 'function'}"
+        )
     if not module or not all(map(str.isidentifier, name.split("."))):
         raise ValueError(f"{reference!r} is not of the form module:function")
     if (here := str(Path.cwd())) not in sys.path:

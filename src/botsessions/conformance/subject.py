@@ -317,7 +317,11 @@ class Watched:
         until = await in_a_minute(self.backend)
         writes = [Write(key, None, record, until) for key, record in records.items()]
         missed = [did for did in await self.commit(*writes) if did is not True]
-        expect(not missed, f"of {len(writes):,} creations {len(missed):,} did not land")
+        expect(
+            not missed,
+            f"of {len(writes):,} creations {len(missed):,} did not land; the first was "
+            f"told {missed[:1]}",
+        )
 
     def _short(self, key: str) -> str:
         text = key.removeprefix(self._subject.prefix)
@@ -372,7 +376,9 @@ def must_be_record(found: Any) -> None:
     """Refuse what may well equal a record and is none: a tuple, a bytearray in it."""
     if not isinstance(found, Record):
         raise Violation(f"{found!r:.60} came in the place of a record")
-    end = found.expires_at and 0
+    if not isinstance(found.version, Version):
+        raise Violation(f"the version of a record is {found.version!r:.60}, no Version")
+    end = None if found.expires_at is None else 0
     for name, field, like in zip(
         (*Version._fields, *Record._fields),
         (*found.version, *found),
@@ -455,7 +461,7 @@ async def together(*works: Awaitable[T]) -> list[T]:
 async def on_another_loop(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Do it on another thread's event loop.
 
-    It is begun there: who is cancelled before it has one leaves nothing unawaited.
+    It is made there: cancelled before that, it leaves no coroutine unawaited.
     """
     return await asyncio.to_thread(lambda: asyncio.run(work()))
 

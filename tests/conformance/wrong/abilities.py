@@ -157,9 +157,10 @@ class ListsAnOldCopy(Wrong):
 
     caught_by = "listing_is_whole_and_in_order"
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.index: dict[str, Record] = {}
+    @property
+    def index(self) -> dict[str, Record]:
+        index: dict[str, Record] = vars(self.disk).setdefault("index", {})
+        return index
 
     async def store(self, place: str, row: Record) -> None:
         self.index.setdefault(place, row)

@@ -355,7 +355,7 @@ async def _pages(
         pages.append(page)
         for key, record in page.entries:
             must_be_record(record)
-            expect(key not in seen, f"the walk goes on and on: {key} came again")
+            expect(key not in seen, f"{key} came again, or is not behind {after!r}")
             seen.add(key)
         empty = 0 if page.entries else empty + 1
         expect(empty < _MOST_EMPTY, f"the walk goes on and on, {empty:,} empty pages")

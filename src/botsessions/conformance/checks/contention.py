@@ -19,6 +19,7 @@ from botsessions.backend import (
     SupportsSweeping,
 )
 from botsessions.conformance import child
+from botsessions.conformance.histories.history import Violation
 from botsessions.conformance.histories.recording import RecordedBackend
 from botsessions.conformance.histories.versions import check_versions
 from botsessions.conformance.steps import longest_wait
@@ -35,7 +36,7 @@ from botsessions.conformance.workers import append_in_turn, read_all, read_while
 from botsessions.record import Record, Write
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from botsessions.backend import Backend
     from botsessions.conformance.histories.history import Call
@@ -47,6 +48,8 @@ _WORKERS = 4
 _TIMES = 25
 # More calls at once than a pool has connections, or a server takes.
 _AT_ONCE = 100
+# Keys in a page of a walk, as a store asks for them.
+_PAGE = 500
 # How many calls are looked at, and the seconds which one may keep its thread waiting.
 _LOOKS, _WAIT = 40, 0.0001
 
@@ -64,7 +67,11 @@ async def tasks_lose_nothing(subject: Subject) -> None:
     calls = [call for made in await together(*work) for call in made]
     await _judge(subject, backend, keys, calls)
     # Who was told False was too late for another version, and not only busy.
-    check_versions(operations)
+    try:
+        check_versions(operations)
+    except Violation as violation:
+        subject.steps += map(str, violation.calls)
+        raise
 
 
 async def threads_lose_nothing(subject: Subject) -> None:
@@ -156,7 +163,7 @@ async def it_never_blocks_the_event_loop(subject: Subject) -> None:
     waits: defaultdict[str, list[float]] = defaultdict(list)
 
     async def walk(able: SupportsListing, prefix: str) -> None:
-        async for _ in able.list_pages(prefix, "", 1):
+        async for _ in able.list_pages(prefix, "", _PAGE):
             pass
 
     async def load_now(able: SupportsLoadingNow, key: str) -> None:
@@ -165,18 +172,18 @@ async def it_never_blocks_the_event_loop(subject: Subject) -> None:
     for number in range(_LOOKS):
         key = subject.key(f"{number}")
         write = Write(key, None, subject.record(), until)
-        calls: dict[str, Awaitable[object]] = {
-            "load": backend.load([key]),
-            "commit": backend.commit([write]),
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "load": partial(backend.load, [key]),
+            "commit": partial(backend.commit, [write]),
         }
         if isinstance(backend, SupportsListing):
-            calls["walk"] = walk(backend, key)
+            calls["walk"] = partial(walk, backend, key)
         if isinstance(backend, SupportsSweeping):
-            calls["sweep"] = backend.sweep(key, 1)
+            calls["sweep"] = partial(backend.sweep, key, 1)
         if isinstance(backend, SupportsLoadingNow):
-            calls["load_now"] = load_now(backend, key)
+            calls["load_now"] = partial(load_now, backend, key)
         for name, call in calls.items():
-            waits[name].append(await longest_wait(call))
+            waits[name].append(await longest_wait(call()))
     for name, seconds in waits.items():
         # One may wait for much else on a busy machine, but not each of them.
         shortest = min(seconds)

@@ -153,7 +153,7 @@ class _Chains:
         for ids, shown_by in self._contents:
             if (before, number) in itertools.pairwise((0, *ids)):
                 return f" in {shown(ids, number)}", shown_by
-        return "", ()  # it is a put, which says so itself
+        return "", ()  # a put says so itself, and this content is looked at still
 
     def _check(self, number: int, ids: Ids, *shown_by: Call) -> None:
         """Complain about a change that cannot be in a content."""
