@@ -46,9 +46,10 @@ class NotOverError(TimeoutError):
 def attempt(work: Work, limit: float) -> None:
     """Carry it out, blocking; what it raises is raised here."""
     thread = _Attempt(work, limit)
-    thread.start()
     # Not by ``join``: Python 3.11 takes a thread for ended if Ctrl-C comes meanwhile.
     try:
+        # In here, too: it may be well under way when this comes back.
+        thread.start()
         is_over = thread.over.wait(limit + _GRACE)
     except KeyboardInterrupt:
         thread.stop()
