@@ -197,6 +197,8 @@ async def _try(make: Make) -> None:
     subject = Subject(make, random.Random(0))
     backend = subject.made()
     if subject.made() is backend:
-        raise TypeError("make() returned the same backend twice, and no new one")
+        raise TypeError(
+            "make() returned the same backend twice: it must return a new one each time"
+        )
     async with opened(backend):
         pass

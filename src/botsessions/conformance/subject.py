@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MINUTE_MS = 60_000
+# So many keys a store asks for in a page.
+PAGE = 500
 # Seconds for which a call of a backend may be busy.
 _PATIENCE = 10.0
 # Seconds by which a write that was acknowledged may be late, for us to notice.

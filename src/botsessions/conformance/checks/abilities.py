@@ -19,6 +19,7 @@ from botsessions.backend import (
 )
 from botsessions.conformance.subject import (
     MINUTE_MS,
+    PAGE,
     expect,
     in_a_minute,
     must_be_record,
@@ -41,9 +42,8 @@ _NAMES = (
     *("A", "B", "a", "a!", "a%", "a*b", "a/", "a/1", "a/10", "a/2", "a/B", "a/b"),
     *("a/b!", "a/b/c", "a/~", "a0", "aB", "a[1]", "a_b", "ab", "b", "~"),
 )
-# A store asks for so many in a page; with so many of so many bytes a server may give
-# fewer, though there are more.
-_PAGE, _MANY, _SIZE = 500, 1_100, 4_000
+# More than two pages of a store; of so many bytes a server may give fewer at once.
+_MANY, _SIZE = 1_100, 4_000
 # How many pages without a key may come before one that has any.
 _MOST_EMPTY = 10_000
 # How far the clock of an answer may be from that of the next load, in milliseconds.
@@ -107,8 +107,8 @@ async def a_long_listing_is_whole(subject: Subject) -> None:
         for number in range(_MANY)
     }
     await watched.must_create(there)
-    subject.steps[:] = [f"list {_MANY:,} keys of {_SIZE:,} bytes, {_PAGE} in a page"]
-    pages = await _pages(lister, subject.prefix, "", _PAGE)
+    subject.steps[:] = [f"list {_MANY:,} keys of {_SIZE:,} bytes, {PAGE} in a page"]
+    pages = await _pages(lister, subject.prefix, "", PAGE)
     found = [entry for page in pages for entry in page.entries]
     expect(len(found) == _MANY, f"of {_MANY:,} keys it brought {len(found):,}")
     expect(found == [*there.items()], "keys in another order, or with other records")

@@ -24,6 +24,7 @@ from botsessions.conformance.histories.recording import RecordedBackend
 from botsessions.conformance.histories.versions import check_versions
 from botsessions.conformance.steps import longest_wait
 from botsessions.conformance.subject import (
+    PAGE,
     expect,
     in_a_minute,
     on_another_loop,
@@ -48,8 +49,6 @@ _WORKERS = 4
 _TIMES = 25
 # More calls at once than a pool has connections, or a server takes.
 _AT_ONCE = 100
-# Keys in a page of a walk, as a store asks for them.
-_PAGE = 500
 # How many calls are looked at, and the seconds which one may keep its thread waiting.
 _LOOKS, _WAIT = 40, 0.0001
 
@@ -163,7 +162,7 @@ async def it_never_blocks_the_event_loop(subject: Subject) -> None:
     waits: defaultdict[str, list[float]] = defaultdict(list)
 
     async def walk(able: SupportsListing, prefix: str) -> None:
-        async for _ in able.list_pages(prefix, "", _PAGE):
+        async for _ in able.list_pages(prefix, "", PAGE):
             pass
 
     async def load_now(able: SupportsLoadingNow, key: str) -> None:
